@@ -1,0 +1,86 @@
+# kvd needs Go (see go.mod) and gcc (for the race detector), nothing else: every other tool is a Go module, pinned in
+# tools/go.mod and built into .tools/bin.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+
+MODULE  := github.com/kvd-io/kvd
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-dev)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -X $(MODULE)/version.Version=$(VERSION) -X $(MODULE)/version.Commit=$(COMMIT)
+# The commit is stamped above; Go's own stamp would need git to trust the directory's owner.
+GOBUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+
+TOOLS   := .tools/bin
+FUZZTIME ?= 10s
+# Passed on to the demo and to the benchmarks, e.g. make bench ARGS='-members 3 -pairs 5'.
+ARGS    ?=
+
+.PHONY: help
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: build
+build: ## Build bin/kvd and bin/kvctl.
+	$(GOBUILD) -o bin/ ./cmd/kvd ./cmd/kvctl
+
+.PHONY: run
+run: build ## Build and start a single member on 127.0.0.1:2379, data in ./default.kvd.
+	exec bin/kvd --data-dir default.kvd \
+	  --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
+	  --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
+	  --initial-cluster default=http://127.0.0.1:2380 $(ARGS)
+
+.PHONY: demo
+demo: build ## Three members, real data, splits under load, one kill -9; checks what it shows.
+	go run -buildvcs=false ./tests/demo $(ARGS)
+
+.PHONY: bench
+bench: build ## Compare with etcd and with an empty gRPC server on this machine.
+	cd tests/bench && go run -buildvcs=false . $(ARGS)
+
+.PHONY: test
+test: build ## Unit tests with the race detector, then the tests of whole clusters.
+	go test -race -timeout 10m $$(go list ./... | grep -v '^$(MODULE)/tests/')
+	go test -count=1 -timeout 12m ./tests/e2e/...
+
+.PHONY: test-race
+test-race: build ## Everything with the race detector, the tests of whole clusters too. Slow.
+	go test -race -timeout 40m ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME.
+	tools/fuzz.sh $(FUZZTIME)
+
+.PHONY: lint
+lint: $(TOOLS)/staticcheck $(TOOLS)/buf ## Formatting, vet, staticcheck, the rules of this repository.
+	@unformatted="$$(git ls-files -z --cached --others --exclude-standard -- '*.go' | xargs -0 -r gofmt -l)"; \
+	  if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
+	cd proto && ../$(TOOLS)/buf lint
+	go vet ./...
+	$(TOOLS)/staticcheck ./...
+	go test -count=1 ./internal/lint
+
+.PHONY: generate
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## Generate Go from proto/, and the page of flags.
+	cd proto && ../$(TOOLS)/buf generate
+	go test -count=1 ./server/config -run '^TestConfigurationPage$$' -update
+
+.PHONY: tools
+tools: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc $(TOOLS)/staticcheck ## Build the pinned tools.
+
+$(TOOLS)/buf: PKG := github.com/bufbuild/buf/cmd/buf
+$(TOOLS)/protoc-gen-go: PKG := google.golang.org/protobuf/cmd/protoc-gen-go
+$(TOOLS)/protoc-gen-go-grpc: PKG := google.golang.org/grpc/cmd/protoc-gen-go-grpc
+$(TOOLS)/staticcheck: PKG := honnef.co/go/tools/cmd/staticcheck
+
+$(TOOLS)/%: tools/go.mod tools/go.sum
+	@mkdir -p $(TOOLS)
+	go -C tools build -trimpath -buildvcs=false -o ../$@ $(PKG)
+	@touch $@
+
+.PHONY: clean
+clean: ## Remove what was built. Data directories stay.
+	rm -rf bin .tools .bench .demo
