@@ -1,0 +1,156 @@
+package manager
+
+import (
+	"slices"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// observed is what the member knows of one shard's replica of its own.
+type observed struct {
+	// running: the replica is started.
+	running bool
+	// hasSeed: its directory with a whole store exists.
+	hasSeed bool
+	// hasLog: the raft log knows the replica.
+	hasLog bool
+	// started, removed: the durable marks.
+	started, removed bool
+
+	// Of a running replica:
+
+	// pending is the child of a split that its state shows, zero if none.
+	pending uint64
+	// serving: this member owns the shard and serves it, in epoch.
+	serving bool
+	epoch   uint64
+	// proposed is the child whose split this process proposed in epoch
+	// proposedIn, or is about to propose.
+	proposed, proposedIn uint64
+}
+
+// kind is what to do next for a shard.
+type kind string
+
+const (
+	// seed: make the seed of the shard from its parent, and confirm it.
+	seed kind = "seed"
+	// confirm: tell placement of a seed that exists.
+	confirm kind = "confirm"
+	// start: start the replica.
+	start kind = "start"
+	// done: log SplitDone of the shard's pending child.
+	done kind = "done"
+	// abort: give up a reserved child whose split can no longer apply.
+	abort kind = "abort"
+	// lost: the replica cannot start, because its raft log or its store is gone.
+	lost kind = "lost"
+)
+
+// action is one step for one shard.
+type action struct {
+	kind  kind
+	shard uint64
+	// replica is this member's replica id, for seed, confirm, start and lost.
+	replica uint64
+	// child is the shard that done and abort are about.
+	child uint64
+	// first: start for the first time, with the initial list.
+	first bool
+	// campaign: this member owned the parent, and should lead the child.
+	campaign bool
+}
+
+// view is one look at placement and at the member.
+type view struct {
+	member uint64
+	shards []*kvdpb.Descriptor
+	local  map[uint64]observed
+}
+
+// decide returns the next step of each shard that needs one.
+func decide(v view) []action {
+	var actions []action
+	byID := make(map[uint64]*kvdpb.Descriptor, len(v.shards))
+	for _, d := range v.shards {
+		byID[d.Shard] = d
+	}
+	for _, d := range v.shards {
+		replica, mine := replicaOf(d, v.member)
+		if mine {
+			if a, ok := decideReplica(v, d, replica); ok {
+				actions = append(actions, a)
+			}
+		}
+		if a, ok := decideSplit(v, d, byID); ok {
+			actions = append(actions, a)
+		}
+	}
+	return actions
+}
+
+// replicaOf returns the member's replica in the shard.
+func replicaOf(d *kvdpb.Descriptor, member uint64) (uint64, bool) {
+	for _, r := range d.Replicas {
+		if r.Member == member {
+			return r.Replica, true
+		}
+	}
+	return 0, false
+}
+
+// decideReplica brings this member's replica of a shard to life.
+func decideReplica(v view, d *kvdpb.Descriptor, replica uint64) (action, bool) {
+	o := v.local[d.Shard]
+	confirmed := d.Parent == 0 || slices.Contains(d.Seeded, v.member)
+	switch {
+	case o.removed:
+		return action{}, false
+	case o.running:
+		return action{kind: confirm, shard: d.Shard, replica: replica}, !confirmed
+	case o.hasLog && o.hasSeed:
+		return action{kind: start, shard: d.Shard, replica: replica}, true
+	case o.started || o.hasLog:
+		return action{kind: lost, shard: d.Shard, replica: replica}, true
+	case d.Parent != 0 && !o.hasSeed:
+		// Without the parent's frozen span there is nothing to make it from.
+		return action{kind: seed, shard: d.Shard, replica: replica}, v.local[d.Parent].pending == d.Shard
+	case !confirmed:
+		return action{kind: confirm, shard: d.Shard, replica: replica}, true
+	case d.Phase != kvdpb.Descriptor_LIVE:
+		return action{}, false
+	}
+	return action{
+		kind: start, shard: d.Shard, replica: replica, first: true,
+		campaign: d.Parent != 0 && v.local[d.Parent].serving,
+	}, true
+}
+
+// decideSplit moves a split of a shard on that this member owns, or clears away
+// one that never was.
+func decideSplit(v view, parent *kvdpb.Descriptor, byID map[uint64]*kvdpb.Descriptor) (action, bool) {
+	o := v.local[parent.Shard]
+	if !o.running || !o.serving {
+		return action{}, false
+	}
+	if o.pending != 0 {
+		child := byID[o.pending]
+		if child == nil || child.Phase != kvdpb.Descriptor_LIVE {
+			return action{}, false
+		}
+		for _, r := range child.Replicas {
+			if !slices.Contains(child.Seeded, r.Member) {
+				return action{}, false
+			}
+		}
+		return action{kind: done, shard: parent.Shard, child: o.pending}, true
+	}
+	for _, d := range byID {
+		orphan := d.Parent == parent.Shard && d.Phase == kvdpb.Descriptor_SEEDING && len(d.Seeded) == 0
+		mine := o.proposed == d.Shard && o.proposedIn == o.epoch
+		if orphan && !mine {
+			return action{kind: abort, shard: parent.Shard, child: d.Shard}, true
+		}
+	}
+	return action{}, false
+}
