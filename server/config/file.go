@@ -80,7 +80,7 @@ func readBounded(path string) ([]byte, error) {
 func fromYAML(content []byte) (*Config, problems) {
 	cfg := Default()
 	var wrong problems
-	converted, err := yaml.YAMLToJSON(content)
+	converted, err := yaml.YAMLToJSONStrict(content) // strict: no key twice
 	if err != nil {
 		wrong.addf("parsing the configuration file: %w", err)
 		return cfg, wrong

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -19,7 +20,20 @@ type Listener struct {
 // ListenPeers opens the peer port. The listeners of https URLs answer connections whose handshake, client certificate,
 // revocation list and SAN are done with. Call SetupTLS before. All are open or none is.
 func (c *Config) ListenPeers() ([]Listener, error) {
-	return c.listen("peer", c.ListenPeerURLs, transport.WithTLSInfo(&c.PeerTLS))
+	opened, err := c.listen("peer", c.ListenPeerURLs, transport.WithTLSInfo(&c.PeerTLS))
+	if err != nil {
+		return nil, err
+	}
+	for i := range opened {
+		if opened[i].URL.Scheme == "unixs" { // the one scheme whose TLS etcd's listeners leave to their caller
+			config, err := serverTLS(&c.PeerTLS)
+			if err != nil {
+				return nil, errors.Join(err, closeAll(opened))
+			}
+			opened[i].Listener = tls.NewListener(opened[i].Listener, config)
+		}
+	}
+	return opened, nil
 }
 
 // ListenClients opens the client port. TLS is not done here, since gRPC wants to see the certificates itself: serve
@@ -28,16 +42,8 @@ func (c *Config) ListenClients() ([]Listener, error) {
 	return c.listen("client", c.ListenClientURLs, transport.WithSkipTLSInfoCheck(true))
 }
 
-func (c *Config) listen(port string, urls types.URLs, tlsOption transport.ListenerOption) (opened []Listener, err error) {
-	defer func() {
-		if err == nil {
-			return
-		}
-		for _, listener := range opened {
-			err = errors.Join(err, listener.Close())
-		}
-		opened = nil
-	}()
+func (c *Config) listen(port string, urls types.URLs, tlsOption transport.ListenerOption) ([]Listener, error) {
+	var opened []Listener
 	for _, u := range urls {
 		place := u.Host
 		if u.Scheme == "unix" || u.Scheme == "unixs" {
@@ -49,9 +55,17 @@ func (c *Config) listen(port string, urls types.URLs, tlsOption transport.Listen
 		}
 		listener, err := transport.NewListenerWithOpts(place, u.Scheme, options...)
 		if err != nil {
-			return opened, fmt.Errorf("listening for %ss on %s: %w", port, u.String(), err)
+			return nil, errors.Join(fmt.Errorf("listening for %ss on %s: %w", port, u.String(), err), closeAll(opened))
 		}
 		opened = append(opened, Listener{Listener: listener, URL: u})
 	}
 	return opened, nil
+}
+
+func closeAll(listeners []Listener) error {
+	var errs []error
+	for _, listener := range listeners {
+		errs = append(errs, listener.Close())
+	}
+	return errors.Join(errs...)
 }

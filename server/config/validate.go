@@ -74,11 +74,6 @@ func (c *Config) checkURLs(wrong *problems) {
 	if len(c.ListenClientURLs) == 0 {
 		wrong.addf("--listen-client-urls must not be empty")
 	}
-	for _, url := range c.ListenPeerURLs {
-		if url.Scheme == "unix" || url.Scheme == "unixs" {
-			wrong.addf("--listen-peer-urls: members cannot talk over unix sockets (%s)", url.String())
-		}
-	}
 	if err := checkHosts(c.AdvertisePeerURLs); err != nil {
 		wrong.addf(`--initial-advertise-peer-urls %q must be "host:port" (%w)`, c.AdvertisePeerURLs.String(), err)
 	}
