@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kvd-io/kvd/internal/durable"
 )
 
 // Format is the version of the directory's layout that this kvd writes.
@@ -142,7 +144,7 @@ func (d *Dir) WriteStamp(s Stamp) error {
 	if err != nil {
 		return fmt.Errorf("encode stamp: %w", err)
 	}
-	if err := WriteFile(d.Join(stampName), append(text, '\n')); err != nil {
+	if err := durable.WriteFile(d.Join(stampName), append(text, '\n')); err != nil {
 		return fmt.Errorf("stamp data directory: %w", err)
 	}
 	d.stamp = &s
@@ -156,42 +158,6 @@ func (d *Dir) Join(elem ...string) string {
 
 // Close gives up the lock.
 func (d *Dir) Close() error { return d.lock.Close() }
-
-// WriteFile replaces a file so that after a crash it is there whole or not at all.
-func WriteFile(path string, content []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return err
-	}
-	return SyncDir(filepath.Dir(path))
-}
-
-// SyncDir makes what was renamed or created in a directory durable.
-func SyncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	err = dir.Sync()
-	if cerr := dir.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
 
 // NewIncarnation returns the number of this run of the process: never zero, and
 // never the same for two runs.

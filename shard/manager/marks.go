@@ -1,0 +1,64 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/kvd-io/kvd/internal/durable"
+)
+
+// disk is where the replicas of a member lie: one directory of a store for each,
+// and durable marks that outlive it.
+type disk struct{ dir string }
+
+const (
+	markStarted = "started"
+	markRemoved = "removed"
+)
+
+func openDisk(dir string) (*disk, error) {
+	d := &disk{dir: dir}
+	for _, path := range []string{d.dir, d.marks()} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return nil, fmt.Errorf("create directory of the shards: %w", err)
+		}
+	}
+	return d, durable.SyncDir(dir)
+}
+
+func (d *disk) marks() string { return filepath.Join(d.dir, "marks") }
+
+// store is the directory of a replica's store. A seed lies there once it is whole.
+func (d *disk) store(shard, replica uint64) string {
+	return filepath.Join(d.dir, fmt.Sprintf("%d-%d", shard, replica))
+}
+
+func (d *disk) hasStore(shard, replica uint64) (bool, error) {
+	return exists(d.store(shard, replica))
+}
+
+func (d *disk) mark(shard, replica uint64, what string) string {
+	return filepath.Join(d.marks(), fmt.Sprintf("%d-%d.%s", shard, replica, what))
+}
+
+func (d *disk) marked(shard, replica uint64, what string) (bool, error) {
+	return exists(d.mark(shard, replica, what))
+}
+
+func (d *disk) setMark(shard, replica uint64, what string) error {
+	if err := durable.WriteFile(d.mark(shard, replica, what), nil); err != nil {
+		return fmt.Errorf("mark replica %d of shard %d as %s: %w", replica, shard, what, err)
+	}
+	return nil
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
