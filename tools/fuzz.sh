@@ -10,7 +10,7 @@ while IFS=: read -r file target; do
   found=1
   package=./$(dirname "$file")
   echo "fuzz: $target in $package for $time"
-  go test "$package" -run '^$' -fuzz "^$target\$" -fuzztime "$time"
+  go test "$package" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x
 done < <(git ls-files -z --cached --others --exclude-standard -- '*_test.go' |
   xargs -0 -r grep -HoE '^func Fuzz[A-Za-z0-9_]+' | sed 's/:func /:/' | sort)
 

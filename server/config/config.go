@@ -153,7 +153,7 @@ type Config struct {
 
 	// File is the path of the configuration file that was read, empty if there was none.
 	File string
-	// Warnings say which settings are without effect. Whoever starts the member logs them.
+	// Warnings say which settings are without effect or unwise. Whoever starts the member logs them.
 	Warnings []Warning
 	// Logger is used by everything in the member. Nil: nothing is logged.
 	Logger *zap.Logger
@@ -168,7 +168,7 @@ type Config struct {
 	logRotation                                     string
 }
 
-// Warning says that a setting is accepted but without effect.
+// Warning says that a setting is accepted but without effect, or unwise.
 type Warning struct {
 	// Flag is the name of the flag, or of the key of the configuration file.
 	Flag string
