@@ -33,6 +33,9 @@ const (
 	PlacementResult_INVALID PlacementResult_Rejection = 3
 	// COMPACTED: the revision is already compacted.
 	PlacementResult_COMPACTED PlacementResult_Rejection = 4
+	// DEPOSED: the ownership under which the command was proposed does not stand
+	// or does not serve. It had no effect and may be sent to the owner.
+	PlacementResult_DEPOSED PlacementResult_Rejection = 5
 )
 
 // Enum value maps for PlacementResult_Rejection.
@@ -43,6 +46,7 @@ var (
 		2: "NOT_FOUND",
 		3: "INVALID",
 		4: "COMPACTED",
+		5: "DEPOSED",
 	}
 	PlacementResult_Rejection_value = map[string]int32{
 		"NONE":      0,
@@ -50,6 +54,7 @@ var (
 		"NOT_FOUND": 2,
 		"INVALID":   3,
 		"COMPACTED": 4,
+		"DEPOSED":   5,
 	}
 )
 
@@ -77,12 +82,16 @@ func (x PlacementResult_Rejection) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PlacementResult_Rejection.Descriptor instead.
 func (PlacementResult_Rejection) EnumDescriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{10, 0}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // PlacementCommand is a raft command of the placement group (group 1).
 type PlacementCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// epoch is the ownership under which a serving owner proposes the command. It
+	// is not used by init, claim, serving, release and extend_window, which need
+	// none or carry their own. The owner fills it in.
+	Epoch uint64 `protobuf:"varint,11,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Types that are valid to be assigned to Command:
 	//
 	//	*PlacementCommand_Init
@@ -130,6 +139,13 @@ func (*PlacementCommand) Descriptor() ([]byte, []int) {
 	return file_kvdpb_placement_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *PlacementCommand) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 func (x *PlacementCommand) GetCommand() isPlacementCommand_Command {
 	if x != nil {
 		return x.Command
@@ -155,7 +171,7 @@ func (x *PlacementCommand) GetClaim() *Claim {
 	return nil
 }
 
-func (x *PlacementCommand) GetServing() *Serving {
+func (x *PlacementCommand) GetServing() *PlacementServing {
 	if x != nil {
 		if x, ok := x.Command.(*PlacementCommand_Serving); ok {
 			return x.Serving
@@ -240,7 +256,7 @@ type PlacementCommand_Claim struct {
 }
 
 type PlacementCommand_Serving struct {
-	Serving *Serving `protobuf:"bytes,3,opt,name=serving,proto3,oneof"`
+	Serving *PlacementServing `protobuf:"bytes,3,opt,name=serving,proto3,oneof"`
 }
 
 type PlacementCommand_Release struct {
@@ -353,18 +369,75 @@ func (x *PlacementInit) GetShards() []*Descriptor {
 	return nil
 }
 
-// ExtendWindow lets the sequencer of the epoch hand out revisions below end.
+// PlacementServing says that the sequencer of the epoch has waited out its
+// predecessors, and gives it its first window in the same entry.
+type PlacementServing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	WindowEnd     int64                  `protobuf:"varint,2,opt,name=window_end,json=windowEnd,proto3" json:"window_end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlacementServing) Reset() {
+	*x = PlacementServing{}
+	mi := &file_kvdpb_placement_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlacementServing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlacementServing) ProtoMessage() {}
+
+func (x *PlacementServing) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_placement_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlacementServing.ProtoReflect.Descriptor instead.
+func (*PlacementServing) Descriptor() ([]byte, []int) {
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PlacementServing) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PlacementServing) GetWindowEnd() int64 {
+	if x != nil {
+		return x.WindowEnd
+	}
+	return 0
+}
+
+// ExtendWindow lets the sequencer of the epoch hand out revisions below end. It
+// also gives back the unused end of a window, so that an idle cluster loses few
+// revisions in a crash; seq orders it among the windows of the epoch.
 type ExtendWindow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	End           int64                  `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExtendWindow) Reset() {
 	*x = ExtendWindow{}
-	mi := &file_kvdpb_placement_proto_msgTypes[2]
+	mi := &file_kvdpb_placement_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +449,7 @@ func (x *ExtendWindow) String() string {
 func (*ExtendWindow) ProtoMessage() {}
 
 func (x *ExtendWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[2]
+	mi := &file_kvdpb_placement_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +462,7 @@ func (x *ExtendWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtendWindow.ProtoReflect.Descriptor instead.
 func (*ExtendWindow) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{2}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ExtendWindow) GetEpoch() uint64 {
@@ -406,8 +479,15 @@ func (x *ExtendWindow) GetEnd() int64 {
 	return 0
 }
 
+func (x *ExtendWindow) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
 // PlacementRelease is an orderly hand-over of the sequencer: the exact next
-// revision and each member's last answer go with it.
+// revision, which becomes the end of the window, and each member's last answer.
 type PlacementRelease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -419,7 +499,7 @@ type PlacementRelease struct {
 
 func (x *PlacementRelease) Reset() {
 	*x = PlacementRelease{}
-	mi := &file_kvdpb_placement_proto_msgTypes[3]
+	mi := &file_kvdpb_placement_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +511,7 @@ func (x *PlacementRelease) String() string {
 func (*PlacementRelease) ProtoMessage() {}
 
 func (x *PlacementRelease) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[3]
+	mi := &file_kvdpb_placement_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +524,7 @@ func (x *PlacementRelease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementRelease.ProtoReflect.Descriptor instead.
 func (*PlacementRelease) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{3}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PlacementRelease) GetEpoch() uint64 {
@@ -483,7 +563,7 @@ type SequencerAnswer struct {
 
 func (x *SequencerAnswer) Reset() {
 	*x = SequencerAnswer{}
-	mi := &file_kvdpb_placement_proto_msgTypes[4]
+	mi := &file_kvdpb_placement_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +575,7 @@ func (x *SequencerAnswer) String() string {
 func (*SequencerAnswer) ProtoMessage() {}
 
 func (x *SequencerAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[4]
+	mi := &file_kvdpb_placement_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +588,7 @@ func (x *SequencerAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SequencerAnswer.ProtoReflect.Descriptor instead.
 func (*SequencerAnswer) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{4}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SequencerAnswer) GetMember() uint64 {
@@ -556,7 +636,7 @@ type CompactHistory struct {
 
 func (x *CompactHistory) Reset() {
 	*x = CompactHistory{}
-	mi := &file_kvdpb_placement_proto_msgTypes[5]
+	mi := &file_kvdpb_placement_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +648,7 @@ func (x *CompactHistory) String() string {
 func (*CompactHistory) ProtoMessage() {}
 
 func (x *CompactHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[5]
+	mi := &file_kvdpb_placement_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +661,7 @@ func (x *CompactHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactHistory.ProtoReflect.Descriptor instead.
 func (*CompactHistory) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{5}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CompactHistory) GetRevision() int64 {
@@ -601,7 +681,7 @@ type UpdateMember struct {
 
 func (x *UpdateMember) Reset() {
 	*x = UpdateMember{}
-	mi := &file_kvdpb_placement_proto_msgTypes[6]
+	mi := &file_kvdpb_placement_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +693,7 @@ func (x *UpdateMember) String() string {
 func (*UpdateMember) ProtoMessage() {}
 
 func (x *UpdateMember) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[6]
+	mi := &file_kvdpb_placement_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +706,7 @@ func (x *UpdateMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMember.ProtoReflect.Descriptor instead.
 func (*UpdateMember) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{6}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UpdateMember) GetMember() *Member {
@@ -649,7 +729,7 @@ type BeginSplit struct {
 
 func (x *BeginSplit) Reset() {
 	*x = BeginSplit{}
-	mi := &file_kvdpb_placement_proto_msgTypes[7]
+	mi := &file_kvdpb_placement_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +741,7 @@ func (x *BeginSplit) String() string {
 func (*BeginSplit) ProtoMessage() {}
 
 func (x *BeginSplit) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[7]
+	mi := &file_kvdpb_placement_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +754,7 @@ func (x *BeginSplit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginSplit.ProtoReflect.Descriptor instead.
 func (*BeginSplit) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{7}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BeginSplit) GetParent() uint64 {
@@ -711,7 +791,7 @@ type ConfirmSeed struct {
 
 func (x *ConfirmSeed) Reset() {
 	*x = ConfirmSeed{}
-	mi := &file_kvdpb_placement_proto_msgTypes[8]
+	mi := &file_kvdpb_placement_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +803,7 @@ func (x *ConfirmSeed) String() string {
 func (*ConfirmSeed) ProtoMessage() {}
 
 func (x *ConfirmSeed) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[8]
+	mi := &file_kvdpb_placement_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +816,7 @@ func (x *ConfirmSeed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmSeed.ProtoReflect.Descriptor instead.
 func (*ConfirmSeed) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{8}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ConfirmSeed) GetChild() uint64 {
@@ -763,7 +843,7 @@ type AbortSplit struct {
 
 func (x *AbortSplit) Reset() {
 	*x = AbortSplit{}
-	mi := &file_kvdpb_placement_proto_msgTypes[9]
+	mi := &file_kvdpb_placement_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +855,7 @@ func (x *AbortSplit) String() string {
 func (*AbortSplit) ProtoMessage() {}
 
 func (x *AbortSplit) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[9]
+	mi := &file_kvdpb_placement_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +868,7 @@ func (x *AbortSplit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortSplit.ProtoReflect.Descriptor instead.
 func (*AbortSplit) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{9}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AbortSplit) GetChild() uint64 {
@@ -812,7 +892,7 @@ type PlacementResult struct {
 
 func (x *PlacementResult) Reset() {
 	*x = PlacementResult{}
-	mi := &file_kvdpb_placement_proto_msgTypes[10]
+	mi := &file_kvdpb_placement_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +904,7 @@ func (x *PlacementResult) String() string {
 func (*PlacementResult) ProtoMessage() {}
 
 func (x *PlacementResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[10]
+	mi := &file_kvdpb_placement_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +917,7 @@ func (x *PlacementResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementResult.ProtoReflect.Descriptor instead.
 func (*PlacementResult) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{10}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PlacementResult) GetRejection() PlacementResult_Rejection {
@@ -889,8 +969,8 @@ type PlacementState struct {
 	WindowEnd       int64      `protobuf:"varint,7,opt,name=window_end,json=windowEnd,proto3" json:"window_end,omitempty"`
 	CompactRevision int64      `protobuf:"varint,8,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
 	Ownership       *Ownership `protobuf:"bytes,9,opt,name=ownership,proto3" json:"ownership,omitempty"`
-	// released is the hand-over that the last Release left, until a claim of
-	// another owner extends the window.
+	// released is the hand-over that the last Release left, until its successor
+	// serves.
 	Released      *PlacementRelease `protobuf:"bytes,10,opt,name=released,proto3" json:"released,omitempty"`
 	Initialized   bool              `protobuf:"varint,11,opt,name=initialized,proto3" json:"initialized,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -899,7 +979,7 @@ type PlacementState struct {
 
 func (x *PlacementState) Reset() {
 	*x = PlacementState{}
-	mi := &file_kvdpb_placement_proto_msgTypes[11]
+	mi := &file_kvdpb_placement_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +991,7 @@ func (x *PlacementState) String() string {
 func (*PlacementState) ProtoMessage() {}
 
 func (x *PlacementState) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_placement_proto_msgTypes[11]
+	mi := &file_kvdpb_placement_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1004,7 @@ func (x *PlacementState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementState.ProtoReflect.Descriptor instead.
 func (*PlacementState) Descriptor() ([]byte, []int) {
-	return file_kvdpb_placement_proto_rawDescGZIP(), []int{11}
+	return file_kvdpb_placement_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PlacementState) GetClusterId() uint64 {
@@ -1008,11 +1088,12 @@ var File_kvdpb_placement_proto protoreflect.FileDescriptor
 
 const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
-	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\"\xa0\x04\n" +
-	"\x10PlacementCommand\x12*\n" +
+	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\"\xbf\x04\n" +
+	"\x10PlacementCommand\x12\x14\n" +
+	"\x05epoch\x18\v \x01(\x04R\x05epoch\x12*\n" +
 	"\x04init\x18\x01 \x01(\v2\x14.kvdpb.PlacementInitH\x00R\x04init\x12$\n" +
-	"\x05claim\x18\x02 \x01(\v2\f.kvdpb.ClaimH\x00R\x05claim\x12*\n" +
-	"\aserving\x18\x03 \x01(\v2\x0e.kvdpb.ServingH\x00R\aserving\x123\n" +
+	"\x05claim\x18\x02 \x01(\v2\f.kvdpb.ClaimH\x00R\x05claim\x123\n" +
+	"\aserving\x18\x03 \x01(\v2\x17.kvdpb.PlacementServingH\x00R\aserving\x123\n" +
 	"\arelease\x18\x04 \x01(\v2\x17.kvdpb.PlacementReleaseH\x00R\arelease\x12:\n" +
 	"\rextend_window\x18\x05 \x01(\v2\x13.kvdpb.ExtendWindowH\x00R\fextendWindow\x121\n" +
 	"\acompact\x18\x06 \x01(\v2\x15.kvdpb.CompactHistoryH\x00R\acompact\x12:\n" +
@@ -1028,10 +1109,15 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12'\n" +
 	"\amembers\x18\x02 \x03(\v2\r.kvdpb.MemberR\amembers\x12)\n" +
-	"\x06shards\x18\x03 \x03(\v2\x11.kvdpb.DescriptorR\x06shards\"6\n" +
+	"\x06shards\x18\x03 \x03(\v2\x11.kvdpb.DescriptorR\x06shards\"G\n" +
+	"\x10PlacementServing\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1d\n" +
+	"\n" +
+	"window_end\x18\x02 \x01(\x03R\twindowEnd\"H\n" +
 	"\fExtendWindow\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\x03R\x03end\"\x7f\n" +
+	"\x03end\x18\x02 \x01(\x03R\x03end\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x7f\n" +
 	"\x10PlacementRelease\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12#\n" +
 	"\rnext_revision\x18\x02 \x01(\x03R\fnextRevision\x120\n" +
@@ -1058,7 +1144,7 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\x06member\x18\x02 \x01(\x04R\x06member\"\"\n" +
 	"\n" +
 	"AbortSplit\x12\x14\n" +
-	"\x05child\x18\x01 \x01(\x04R\x05child\"\xae\x02\n" +
+	"\x05child\x18\x01 \x01(\x04R\x05child\"\xbb\x02\n" +
 	"\x0fPlacementResult\x12>\n" +
 	"\trejection\x18\x01 \x01(\x0e2 .kvdpb.PlacementResult.RejectionR\trejection\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x121\n" +
@@ -1066,13 +1152,14 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"descriptor\x18\x03 \x01(\v2\x11.kvdpb.DescriptorR\n" +
 	"descriptor\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12)\n" +
-	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\"K\n" +
+	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\"X\n" +
 	"\tRejection\x12\b\n" +
 	"\x04NONE\x10\x00\x12\t\n" +
 	"\x05STALE\x10\x01\x12\r\n" +
 	"\tNOT_FOUND\x10\x02\x12\v\n" +
 	"\aINVALID\x10\x03\x12\r\n" +
-	"\tCOMPACTED\x10\x04\"\xa1\x03\n" +
+	"\tCOMPACTED\x10\x04\x12\v\n" +
+	"\aDEPOSED\x10\x05\"\xa1\x03\n" +
 	"\x0ePlacementState\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x18\n" +
@@ -1105,50 +1192,50 @@ func file_kvdpb_placement_proto_rawDescGZIP() []byte {
 }
 
 var file_kvdpb_placement_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvdpb_placement_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_kvdpb_placement_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_kvdpb_placement_proto_goTypes = []any{
 	(PlacementResult_Rejection)(0), // 0: kvdpb.PlacementResult.Rejection
 	(*PlacementCommand)(nil),       // 1: kvdpb.PlacementCommand
 	(*PlacementInit)(nil),          // 2: kvdpb.PlacementInit
-	(*ExtendWindow)(nil),           // 3: kvdpb.ExtendWindow
-	(*PlacementRelease)(nil),       // 4: kvdpb.PlacementRelease
-	(*SequencerAnswer)(nil),        // 5: kvdpb.SequencerAnswer
-	(*CompactHistory)(nil),         // 6: kvdpb.CompactHistory
-	(*UpdateMember)(nil),           // 7: kvdpb.UpdateMember
-	(*BeginSplit)(nil),             // 8: kvdpb.BeginSplit
-	(*ConfirmSeed)(nil),            // 9: kvdpb.ConfirmSeed
-	(*AbortSplit)(nil),             // 10: kvdpb.AbortSplit
-	(*PlacementResult)(nil),        // 11: kvdpb.PlacementResult
-	(*PlacementState)(nil),         // 12: kvdpb.PlacementState
-	(*Claim)(nil),                  // 13: kvdpb.Claim
-	(*Serving)(nil),                // 14: kvdpb.Serving
+	(*PlacementServing)(nil),       // 3: kvdpb.PlacementServing
+	(*ExtendWindow)(nil),           // 4: kvdpb.ExtendWindow
+	(*PlacementRelease)(nil),       // 5: kvdpb.PlacementRelease
+	(*SequencerAnswer)(nil),        // 6: kvdpb.SequencerAnswer
+	(*CompactHistory)(nil),         // 7: kvdpb.CompactHistory
+	(*UpdateMember)(nil),           // 8: kvdpb.UpdateMember
+	(*BeginSplit)(nil),             // 9: kvdpb.BeginSplit
+	(*ConfirmSeed)(nil),            // 10: kvdpb.ConfirmSeed
+	(*AbortSplit)(nil),             // 11: kvdpb.AbortSplit
+	(*PlacementResult)(nil),        // 12: kvdpb.PlacementResult
+	(*PlacementState)(nil),         // 13: kvdpb.PlacementState
+	(*Claim)(nil),                  // 14: kvdpb.Claim
 	(*Member)(nil),                 // 15: kvdpb.Member
 	(*Descriptor)(nil),             // 16: kvdpb.Descriptor
 	(*Ownership)(nil),              // 17: kvdpb.Ownership
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
 	2,  // 0: kvdpb.PlacementCommand.init:type_name -> kvdpb.PlacementInit
-	13, // 1: kvdpb.PlacementCommand.claim:type_name -> kvdpb.Claim
-	14, // 2: kvdpb.PlacementCommand.serving:type_name -> kvdpb.Serving
-	4,  // 3: kvdpb.PlacementCommand.release:type_name -> kvdpb.PlacementRelease
-	3,  // 4: kvdpb.PlacementCommand.extend_window:type_name -> kvdpb.ExtendWindow
-	6,  // 5: kvdpb.PlacementCommand.compact:type_name -> kvdpb.CompactHistory
-	7,  // 6: kvdpb.PlacementCommand.update_member:type_name -> kvdpb.UpdateMember
-	8,  // 7: kvdpb.PlacementCommand.begin_split:type_name -> kvdpb.BeginSplit
-	9,  // 8: kvdpb.PlacementCommand.confirm_seed:type_name -> kvdpb.ConfirmSeed
-	10, // 9: kvdpb.PlacementCommand.abort_split:type_name -> kvdpb.AbortSplit
+	14, // 1: kvdpb.PlacementCommand.claim:type_name -> kvdpb.Claim
+	3,  // 2: kvdpb.PlacementCommand.serving:type_name -> kvdpb.PlacementServing
+	5,  // 3: kvdpb.PlacementCommand.release:type_name -> kvdpb.PlacementRelease
+	4,  // 4: kvdpb.PlacementCommand.extend_window:type_name -> kvdpb.ExtendWindow
+	7,  // 5: kvdpb.PlacementCommand.compact:type_name -> kvdpb.CompactHistory
+	8,  // 6: kvdpb.PlacementCommand.update_member:type_name -> kvdpb.UpdateMember
+	9,  // 7: kvdpb.PlacementCommand.begin_split:type_name -> kvdpb.BeginSplit
+	10, // 8: kvdpb.PlacementCommand.confirm_seed:type_name -> kvdpb.ConfirmSeed
+	11, // 9: kvdpb.PlacementCommand.abort_split:type_name -> kvdpb.AbortSplit
 	15, // 10: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
 	16, // 11: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	5,  // 12: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	6,  // 12: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
 	15, // 13: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
 	0,  // 14: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
 	16, // 15: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
 	15, // 16: kvdpb.PlacementState.members:type_name -> kvdpb.Member
 	16, // 17: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
 	17, // 18: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	4,  // 19: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	5,  // 19: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
 	1,  // 20: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	11, // 21: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	12, // 21: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
 	21, // [21:22] is the sub-list for method output_type
 	20, // [20:21] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
@@ -1180,7 +1267,7 @@ func file_kvdpb_placement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_placement_proto_rawDesc), len(file_kvdpb_placement_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

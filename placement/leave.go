@@ -1,0 +1,219 @@
+package placement
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// leaving follows which members are stopping. When all members stop at once, each
+// of them must stay until the others have finished what they began: a majority
+// is needed to commit that, and to log the exact next revision (a clean restart
+// skips none). When one member stops alone, nobody waits.
+type leaving struct {
+	sync.Mutex
+	own leaveStage
+	// others holds what members said that are not staying.
+	others map[uint64]leave
+	// changed is closed and replaced with each change.
+	changed chan struct{}
+}
+
+func newLeaving() *leaving {
+	return &leaving{others: map[uint64]leave{}, changed: make(chan struct{})}
+}
+
+func (l *leaving) changedLocked() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// heard takes in what a member says of itself. A message that is about to be
+// overtaken by a new run of the member does no harm: that one says so first.
+func (l *leaving) heard(from uint64, m leave) {
+	l.Lock()
+	defer l.Unlock()
+	old := l.others[from]
+	if old.incarnation == m.incarnation && m.stage < old.stage {
+		return
+	}
+	l.others[from] = m
+	if m.stage == staying {
+		delete(l.others, from)
+	}
+	l.changedLocked()
+}
+
+func (l *leaving) stage() leaveStage {
+	l.Lock()
+	defer l.Unlock()
+	return l.own
+}
+
+// advance moves this member on; it never goes back.
+func (l *leaving) advance(s leaveStage) {
+	l.Lock()
+	defer l.Unlock()
+	if s > l.own {
+		l.own = s
+		l.changedLocked()
+	}
+}
+
+// pending lists the members that are stopping and have not drained.
+func (l *leaving) pending() (members []uint64, changed <-chan struct{}) {
+	l.Lock()
+	defer l.Unlock()
+	for id, m := range l.others {
+		if m.stage == stopping {
+			members = append(members, id)
+		}
+	}
+	return members, l.changed
+}
+
+// leaves tells whether a member is stopping.
+func (l *leaving) leaves(member uint64) bool {
+	l.Lock()
+	defer l.Unlock()
+	return l.others[member].stage != staying
+}
+
+// announceGrace is how long Stopping lets the announcements of members that are
+// stopped at the same moment arrive.
+const announceGrace = 150 * time.Millisecond
+
+// Stopping announces that this member begins no new work: it claims the group no
+// more. Call it first when stopping.
+func (n *Node) Stopping() {
+	n.leaving.advance(stopping)
+	n.announce(stopping)
+}
+
+// announce tells all other members how far this one is.
+func (n *Node) announce(s leaveStage) {
+	frame := appendLeave(nil, leave{stage: s, incarnation: n.cfg.Incarnation})
+	for _, m := range n.Members() {
+		if m.Id == n.cfg.Member {
+			continue
+		}
+		// A member that cannot be reached needs nobody to wait for it.
+		if err := n.cfg.Send(m.Id, frame); err != nil {
+			n.log.Debug("placement: could not tell a member of the stop", zap.Uint64("member", m.Id), zap.Error(err))
+		}
+	}
+}
+
+// Release ends this member's part in order, after its shards have drained and
+// released: a sequencer logs the exact next revision and hands over. It returns
+// when this member may stop its raft replicas, which is when all members that
+// are stopping too have drained; or with ctx's error, after which stopping is
+// still safe but may skip revisions.
+func (n *Node) Release(ctx context.Context) error {
+	n.Stopping()
+	var errs []error
+	if n.owns(n.View().Ownership) {
+		// Members that stop at the same moment still need revisions and readings
+		// for what they have begun.
+		if err := n.awaitDrained(ctx); err != nil {
+			errs = append(errs, err)
+		}
+		if err := n.release(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	n.leaving.advance(drained)
+	n.announce(drained)
+	if err := n.awaitDrained(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	n.moveOn()
+	return errors.Join(errs...)
+}
+
+// awaitDrained waits until no other member is between stopping and drained.
+func (n *Node) awaitDrained(ctx context.Context) error {
+	grace := time.NewTimer(announceGrace)
+	defer grace.Stop()
+	for graced := len(n.Members()) < 2; ; {
+		members, changed := n.leaving.pending()
+		if len(members) == 0 && graced {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d stopping members: %w", len(members), ctx.Err())
+		case <-n.ctx.Done():
+			return ErrClosed
+		case <-changed:
+		case <-grace.C:
+			graced = true
+		}
+	}
+}
+
+// release logs the end of this process's epoch.
+func (n *Node) release(ctx context.Context) error {
+	return n.retry(ctx, func(ctx context.Context) (bool, error) {
+		own := n.View().Ownership
+		if !n.owns(own) {
+			return true, nil
+		}
+		rel, ok := n.seq.close()
+		if !ok {
+			// Claimed, not serving: the successor inherits the wait.
+			return true, nil
+		}
+		out := n.proposeIn(ctx, command(rel))
+		if out.ok() {
+			n.log.Info("placement: released the sequencer", zap.Uint64("epoch", rel.Epoch), zap.Int64("next_revision", rel.NextRevision))
+			return true, nil
+		}
+		return false, n.failed("release", out)
+	})
+}
+
+// moveOn hands raft leadership to a member that stays, so that the others need
+// not wait for an election.
+func (n *Node) moveOn() {
+	if leader, _ := n.cfg.Raft.Leader(); leader != n.cfg.Replica {
+		return
+	}
+	for _, m := range n.Members() {
+		if m.Id == n.cfg.Member || n.leaving.leaves(m.Id) {
+			continue
+		}
+		if err := n.cfg.Raft.TransferLeader(m.Replica); err == nil {
+			return
+		}
+	}
+}
+
+// HandOver releases the sequencer and passes raft leadership to another member,
+// which then claims without a wait.
+func (n *Node) HandOver(ctx context.Context, to uint64) error {
+	m := n.View().Member(to)
+	if m == nil || to == n.cfg.Member {
+		return fmt.Errorf("placement: hand over to member %016x: no such other member", to)
+	}
+	n.hold.Store(true)
+	defer func() {
+		n.hold.Store(false)
+		n.tend.ring()
+	}()
+	if err := n.release(ctx); err != nil {
+		return fmt.Errorf("placement: hand over: %w", err)
+	}
+	// Leadership may be refused, or end elsewhere: whoever leads claims.
+	return n.retry(ctx, func(context.Context) (bool, error) {
+		leader, _ := n.cfg.Raft.Leader()
+		if leader != n.cfg.Replica {
+			return true, nil
+		}
+		return false, n.cfg.Raft.TransferLeader(m.Replica)
+	})
+}

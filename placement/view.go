@@ -1,0 +1,83 @@
+package placement
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard/ownership"
+)
+
+// View is what one replica of the placement group has applied, at one instant.
+// It is immutable, with everything in it.
+type View struct {
+	// ClusterID is zero until the first entry is applied.
+	ClusterID uint64
+	// Index is the raft index of the entry that the view follows.
+	Index uint64
+	// Map is never nil.
+	Map *Map
+	// Members is sorted by id.
+	Members []*kvdpb.Member
+	// Ownership is the ownership of the placement group: who is the sequencer.
+	Ownership ownership.State
+	// WindowEnd is the first revision that no sequencer may hand out yet.
+	WindowEnd int64
+	// CompactRevision is the revision below which history is gone.
+	CompactRevision int64
+	// Released is what the last Release left, until its successor serves.
+	Released *kvdpb.PlacementRelease
+
+	dead map[uint64]struct{}
+}
+
+// Initialized tells whether the first entry has been applied.
+func (v *View) Initialized() bool { return v.ClusterID != 0 }
+
+// Member returns a member by id; nil if there is none.
+func (v *View) Member(id uint64) *kvdpb.Member {
+	i, ok := slices.BinarySearchFunc(v.Members, id, func(m *kvdpb.Member, id uint64) int { return cmp.Compare(m.Id, id) })
+	if !ok {
+		return nil
+	}
+	return v.Members[i]
+}
+
+// Dead tells whether a shard id was given up or absorbed.
+func (v *View) Dead(shard uint64) bool {
+	_, ok := v.dead[shard]
+	return ok
+}
+
+// sameNews tells whether subscribers would learn nothing from v after old: only
+// the window or the applied index moved.
+func (v *View) sameNews(old *View) bool {
+	return old != nil && v.Map == old.Map && v.CompactRevision == old.CompactRevision &&
+		v.Ownership.Epoch == old.Ownership.Epoch && v.Ownership.Serving == old.Ownership.Serving &&
+		v.Ownership.Released == old.Ownership.Released
+}
+
+// view returns the state as a view. old, the view before, lends what has not
+// changed.
+func (s *State) view(old *View, index uint64) *View {
+	v := &View{
+		ClusterID:       s.clusterID,
+		Index:           index,
+		Ownership:       s.own,
+		WindowEnd:       s.windowEnd,
+		CompactRevision: s.compactRevision,
+		Released:        s.released,
+	}
+	if old != nil && old.Map.version == s.version && old.ClusterID == s.clusterID {
+		v.Map, v.Members, v.dead = old.Map, old.Members, old.dead
+		return v
+	}
+	v.Map = NewMap(s.version, s.shards)
+	v.Members = make([]*kvdpb.Member, 0, len(s.members))
+	for _, id := range slices.Sorted(maps.Keys(s.members)) {
+		v.Members = append(v.Members, s.members[id])
+	}
+	v.dead = maps.Clone(s.dead)
+	return v
+}
