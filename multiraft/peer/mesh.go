@@ -146,10 +146,10 @@ func (m *Mesh) Send(to uint64, ch Channel, frame []byte) error {
 	return o.send(frame)
 }
 
-// SendWith is Send for a sender that marshals: fill writes the frame of exactly n bytes into the connection's buffer, and
-// where Send would return ErrBacklog it waits until there is room or the connection is lost. fill runs under the
+// SendWith is Send for a sender that marshals: fill writes a frame of at most n bytes into the connection's buffer and returns
+// its length, and where Send would return ErrBacklog it waits until there is room or the connection is lost. fill runs under the
 // connection's lock and must not call the mesh.
-func (m *Mesh) SendWith(to uint64, ch Channel, n int, fill func(b []byte) error) error {
+func (m *Mesh) SendWith(to uint64, ch Channel, n int, fill func(b []byte) (int, error)) error {
 	o, err := m.outgoing(to, ch)
 	if err != nil {
 		return err

@@ -58,7 +58,7 @@ func TestLargeFramesBothWays(t *testing.T) {
 	big := bytes.Repeat([]byte("0123456789abcdef"), 40<<16)
 	back := make(chan bool, 2)
 	b.Handle(ChannelRequest, func(_ uint64, f []byte) {
-		if err := b.SendWith(1, ChannelRequest, len(f), func(dst []byte) error { copy(dst, f); return nil }); err != nil {
+		if err := b.SendWith(1, ChannelRequest, len(f), func(dst []byte) (int, error) { return copy(dst, f), nil }); err != nil {
 			t.Error(err)
 		}
 	})
@@ -68,7 +68,7 @@ func TestLargeFramesBothWays(t *testing.T) {
 	connect(t, a, b, ChannelRequest)
 	connect(t, b, a, ChannelRequest)
 	require.NoError(t, a.Send(2, ChannelRequest, big))
-	require.NoError(t, a.SendWith(2, ChannelRequest, len(big), func(dst []byte) error { copy(dst, big); return nil }))
+	require.NoError(t, a.SendWith(2, ChannelRequest, len(big), func(dst []byte) (int, error) { return copy(dst, big), nil }))
 	require.True(t, <-back)
 	require.True(t, <-back)
 	require.ErrorIs(t, a.Send(2, ChannelRequest, make([]byte, MaxFrame+1)), ErrFrameTooLarge)
@@ -218,7 +218,7 @@ func silentListener(t *testing.T, member uint64) string {
 
 func TestAStalledPeerIsGivenUpAndTheBacklogIsBounded(t *testing.T) {
 	n := newTestNet(t)
-	a := n.member(1, func(c *Config) { c.Heartbeat, c.DeadAfter = 50*time.Millisecond, 500*time.Millisecond })
+	a := n.member(1, func(c *Config) { c.Heartbeat, c.DeadAfter = 50*time.Millisecond, 3*time.Second })
 	n.set(2, silentListener(t, 2))
 	down := make(chan struct{}, 10)
 	a.NotifyDown(func(uint64, Channel) { down <- struct{}{} })
@@ -235,7 +235,7 @@ func TestAStalledPeerIsGivenUpAndTheBacklogIsBounded(t *testing.T) {
 	require.ErrorIs(t, err, ErrBacklog)
 	require.LessOrEqual(t, sent, 3*maxPendingBytes>>20)
 	// The blocking sender is released by the watchdog, not by room.
-	require.ErrorIs(t, a.SendWith(2, ChannelRaft, len(frame), func([]byte) error { return nil }), ErrNotConnected)
+	require.ErrorIs(t, a.SendWith(2, ChannelRaft, len(frame), func(b []byte) (int, error) { return len(b), nil }), ErrNotConnected)
 	<-down
 }
 

@@ -90,7 +90,7 @@ func (o *outgoing) send(frame []byte) error {
 	return nil
 }
 
-func (o *outgoing) sendWith(n int, fill func(b []byte) error) error {
+func (o *outgoing) sendWith(n int, fill func(b []byte) (int, error)) error {
 	if n > MaxFrame {
 		return ErrFrameTooLarge
 	}
@@ -111,11 +111,17 @@ func (o *outgoing) sendWith(n int, fill func(b []byte) error) error {
 	at := len(o.mu.pending)
 	o.mu.pending = slices.Grow(o.mu.pending, frameHeader+n)[:at+frameHeader+n]
 	payload := o.mu.pending[at+frameHeader:]
-	if err := fill(payload); err != nil {
+	filled, err := fill(payload)
+	if err == nil && (filled < 0 || filled > n) {
+		err = fmt.Errorf("peer: %d bytes filled of %d", filled, n)
+	}
+	if err != nil {
 		o.mu.pending = o.mu.pending[:at]
 		o.mu.Unlock()
 		return err
 	}
+	payload = payload[:filled]
+	o.mu.pending = o.mu.pending[:at+frameHeader+filled]
 	putFrameHeader(o.mu.pending[at:], frameData, payload)
 	o.mu.frames++
 	wake := o.mu.idle

@@ -1,0 +1,162 @@
+package multiraft
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lni/dragonboat/v4"
+	"github.com/lni/dragonboat/v4/config"
+	"go.uber.org/zap"
+)
+
+// Host runs this member's replicas of any number of raft groups. It is safe for concurrent use.
+type Host struct {
+	cfg       Config
+	log       *zap.Logger
+	nh        *dragonboat.NodeHost
+	transport *transport
+	events    *dispatcher
+	closed    atomic.Bool
+	// replicas maps a shard to its *replica, from before it starts until its state machine is closed.
+	replicas sync.Map
+	// markers is the directory of non-voting markers.
+	markers string
+}
+
+// NewHost opens the directory and starts the engine. It must be called before the mesh is started. An error tells what is wrong with
+// configuration or directory.
+func NewHost(cfg Config) (h *Host, err error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("multiraft: %w", err)
+	}
+	if cfg.WALDir != "" {
+		if cfg.WALDir, err = filepath.Abs(cfg.WALDir); err != nil {
+			return nil, fmt.Errorf("multiraft: %w", err)
+		}
+	}
+	h = &Host{cfg: cfg, log: cfg.Logger, markers: filepath.Join(cfg.Dir, "nonvoting")}
+	if err := h.prepareDirs(); err != nil {
+		return nil, err
+	}
+	routeLogs(cfg.Logger.Named("raft"))
+	h.transport = newTransport(&h.cfg, h.runs)
+	cfg.Mesh.Registrar().RegisterService(&chunkDesc, h.transport)
+	h.events = newDispatcher(h.noteLeader, h.cfg.OnLeader, h.cfg.OnReplica)
+	if h.nh, err = openNodeHost(h.nodeHostConfig()); err != nil {
+		h.events.close()
+		return nil, err
+	}
+	complete := h.cfg.stamp()
+	complete.Complete = true
+	if err := writeStamp(cfg.Dir, complete); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// logElement is the directory, in Dir and in WALDir, that is Dragonboat's.
+const logElement = "log"
+
+// prepareDirs makes the directories and checks that they are this member's.
+func (h *Host) prepareDirs() error {
+	if err := os.MkdirAll(h.markers, 0o700); err != nil {
+		return fmt.Errorf("multiraft: %w", err)
+	}
+	logs := []string{filepath.Join(h.cfg.Dir, logElement)}
+	if h.cfg.WALDir != "" {
+		logs = append(logs, filepath.Join(h.cfg.WALDir, logElement))
+	}
+	complete, err := readStamp(h.cfg.Dir, h.cfg.stamp(), logs)
+	if err != nil {
+		return err
+	}
+	for _, dir := range logs {
+		if !complete {
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("multiraft: %w", err)
+			}
+		}
+		if err := nameless(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) nodeHostConfig() config.NodeHostConfig {
+	logs := config.GetDefaultLogDBConfig()
+	logs.Shards = logShards
+	logs.KVWriteBufferSize = logMemtable
+	logs.KVMaxWriteBufferNumber = logMemtables
+	nhc := config.NodeHostConfig{
+		DeploymentID:        h.cfg.DeploymentID,
+		NodeHostDir:         filepath.Join(h.cfg.Dir, logElement),
+		RTTMillisecond:      uint64(h.cfg.Heartbeat / time.Millisecond),
+		RaftAddress:         address(h.cfg.MemberID),
+		MaxSendQueueSize:    maxQueueBytes,
+		MaxReceiveQueueSize: maxQueueBytes,
+		RaftEventListener:   h.events,
+		SystemEventListener: &systemListener{h: h},
+		Expert: config.ExpertConfig{
+			TransportFactory: h.transport,
+			LogDB:            logs,
+			Engine: config.EngineConfig{
+				ExecShards: stepWorkers, CommitShards: 1, ApplyShards: applyWorkers, SnapshotShards: snapshotWorkers, CloseShards: closeWorkers,
+			},
+		},
+	}
+	if h.cfg.WALDir != "" {
+		nhc.WALDir = filepath.Join(h.cfg.WALDir, logElement)
+	}
+	return nhc
+}
+
+// openNodeHost turns Dragonboat's panics about a bad directory into errors.
+func openNodeHost(cfg config.NodeHostConfig) (nh *dragonboat.NodeHost, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			nh, err = nil, fmt.Errorf("multiraft: opening the raft log: %v", r)
+		}
+	}()
+	nh, err = dragonboat.NewNodeHost(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("multiraft: opening the raft log: %w", err)
+	}
+	if nh == nil {
+		// It swallows panics that are not errors; its log has said why.
+		return nil, errors.New("multiraft: opening the raft log failed")
+	}
+	return nh, nil
+}
+
+// Close stops all replicas and waits until their state machines are closed. Proposals in flight end with an unknown fate.
+func (h *Host) Close() {
+	if h.closed.Swap(true) {
+		return
+	}
+	h.nh.Close()
+	h.events.close()
+}
+
+// runs tells whether a replica of the shard, that one unless it is 0, runs here.
+func (h *Host) runs(shard, replica uint64) bool {
+	r := h.replica(shard)
+	return r != nil && (replica == 0 || r.id == replica)
+}
+
+func (h *Host) replica(shard uint64) *replica {
+	v, ok := h.replicas.Load(shard)
+	if !ok {
+		return nil
+	}
+	return v.(*replica)
+}

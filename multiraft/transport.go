@@ -1,0 +1,215 @@
+package multiraft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
+	"github.com/lni/dragonboat/v4/raftpb"
+	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/multiraft/peer"
+)
+
+// connectPatience is how long a raft message waits for a connection. When it has passed, Dragonboat takes the member for unreachable and
+// drops what it has for it during half a second to a second, so it must cover a dial, but not more.
+const connectPatience = 500 * time.Millisecond
+
+// transport carries Dragonboat's messages over the mesh. It is both the factory and the one product of it.
+type transport struct {
+	mesh       *peer.Mesh
+	deployment uint64
+	preVote    bool
+	log        *zap.Logger
+	// running tells whether a replica, or with 0 any replica of a shard, runs here.
+	running func(shard, replica uint64) bool
+
+	messages raftio.MessageHandler
+	chunks   raftio.ChunkHandler
+	closed   atomic.Bool
+
+	mu struct {
+		sync.Mutex
+		// senders remembers, for the shards that run here, which member a replica was seen on. Dragonboat panics when that changes.
+		senders map[raftio.NodeInfo]uint64
+		// complained limits log lines about malformed frames to one per member.
+		complained map[uint64]bool
+	}
+}
+
+var (
+	_ config.TransportFactory = (*transport)(nil)
+	_ raftio.ITransport       = (*transport)(nil)
+)
+
+func newTransport(cfg *Config, running func(shard, replica uint64) bool) *transport {
+	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, log: cfg.Logger, running: running}
+	t.mu.senders = make(map[raftio.NodeInfo]uint64)
+	t.mu.complained = make(map[uint64]bool)
+	return t
+}
+
+// Create implements config.TransportFactory.
+func (t *transport) Create(_ config.NodeHostConfig, messages raftio.MessageHandler, chunks raftio.ChunkHandler) raftio.ITransport {
+	t.messages, t.chunks = messages, chunks
+	return t
+}
+
+// Validate implements config.TransportFactory.
+func (t *transport) Validate(addr string) bool {
+	_, ok := parseAddress(addr)
+	return ok
+}
+
+// Name implements raftio.ITransport.
+func (t *transport) Name() string { return "kvd-peer-mesh" }
+
+// Start implements raftio.ITransport.
+func (t *transport) Start() error {
+	t.mesh.Handle(peer.ChannelRaft, t.receive)
+	return nil
+}
+
+// Close implements raftio.ITransport. The mesh is not the transport's to close.
+func (t *transport) Close() error {
+	t.closed.Store(true)
+	return nil
+}
+
+// GetConnection implements raftio.ITransport. It fails while the member is not connected, so that Dragonboat tells the groups.
+func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IConnection, error) {
+	to, err := t.member(target)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	if err := t.mesh.WaitConnected(ctx, to, peer.ChannelRaft); err != nil {
+		return nil, err
+	}
+	return &connection{t: t, to: to}, nil
+}
+
+func (t *transport) member(target string) (uint64, error) {
+	to, ok := parseAddress(target)
+	if !ok {
+		return 0, fmt.Errorf("multiraft: raft address %q", target)
+	}
+	if t.closed.Load() {
+		return 0, ErrStopped
+	}
+	return to, nil
+}
+
+// connection sends one group of shards' messages to one member. All of them share the member's raft channel.
+type connection struct {
+	t  *transport
+	to uint64
+}
+
+// Close implements raftio.IConnection.
+func (c *connection) Close() {}
+
+// SendMessageBatch implements raftio.IConnection. The batch is encoded straight into the connection's buffer before it returns, because
+// its entries are reused afterwards.
+func (c *connection) SendMessageBatch(batch raftpb.MessageBatch) error {
+	if c.t.closed.Load() {
+		return ErrStopped
+	}
+	// The receiver knows who we are better than we could say.
+	batch.SourceAddress = ""
+	return c.t.mesh.SendWith(c.to, peer.ChannelRaft, batch.Size(), batch.MarshalTo)
+}
+
+// receive takes one frame of raft messages.
+func (t *transport) receive(from uint64, frame []byte) {
+	if t.closed.Load() {
+		return
+	}
+	batch, err := decodeBatch(frame, t.deployment, t.preVote)
+	if err == nil {
+		err = t.checkSenders(from, batch.Requests)
+	}
+	if err == nil && len(batch.Requests) > 0 {
+		batch.SourceAddress = address(from)
+		err = t.deliver(batch)
+	}
+	if err != nil {
+		t.complain(from, err)
+	}
+}
+
+// deliver hands messages to Dragonboat. Its address book panics when told two members for one replica; checkSenders and the membership
+// that the log brings could disagree only about a member that lies, and then its messages are dropped.
+func (t *transport) deliver(batch raftpb.MessageBatch) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("multiraft: raft messages refused: %v", r)
+		}
+	}()
+	t.messages(batch)
+	return nil
+}
+
+// checkSenders makes sure that a replica's messages come from one member only.
+func (t *transport) checkSenders(from uint64, all []raftpb.Message) error {
+	var last raftio.NodeInfo
+	for i := range all {
+		key := raftio.NodeInfo{ShardID: all[i].ShardID, ReplicaID: all[i].From}
+		if key == last {
+			continue
+		}
+		last = key
+		if t.running(key.ShardID, key.ReplicaID) {
+			return fmt.Errorf("multiraft: replica %d of shard %d is this member's own", key.ReplicaID, key.ShardID)
+		}
+		t.mu.Lock()
+		known, ok := t.mu.senders[key]
+		if !ok && t.running(key.ShardID, 0) {
+			t.mu.senders[key] = from
+		}
+		t.mu.Unlock()
+		if ok && known != from {
+			return fmt.Errorf("multiraft: replica %d of shard %d is on member %016x", key.ReplicaID, key.ShardID, known)
+		}
+	}
+	return nil
+}
+
+// forget drops what was learned about a shard whose replica here has ended.
+func (t *transport) forget(shard uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key := range t.mu.senders {
+		if key.ShardID == shard {
+			delete(t.mu.senders, key)
+		}
+	}
+}
+
+func (t *transport) complain(from uint64, err error) {
+	t.mu.Lock()
+	again := t.mu.complained[from]
+	t.mu.complained[from] = true
+	t.mu.Unlock()
+	level := zap.ErrorLevel
+	if again {
+		level = zap.DebugLevel
+	}
+	t.log.Log(level, "raft messages of a peer dropped", zap.String("member", fmt.Sprintf("%016x", from)), zap.Error(err))
+}
+
+// inject hands messages to local replicas as if they had come from outside.
+func (t *transport) inject(all ...raftpb.Message) error {
+	if t.closed.Load() || t.messages == nil {
+		return ErrStopped
+	}
+	return t.deliver(raftpb.MessageBatch{DeploymentId: t.deployment, BinVer: raftio.TransportBinVersion, Requests: all})
+}
+
+var errChunkRefused = errors.New("multiraft: snapshot chunk refused by the receiver")
