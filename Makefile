@@ -41,14 +41,20 @@ demo: build ## Three members, real data, splits under load, one kill -9; checks 
 bench: build ## Compare with etcd and with an empty gRPC server on this machine.
 	cd tests/bench && go run -buildvcs=false . $(ARGS)
 
+# Tests of whole clusters run the binaries of `make build`.
+CLUSTER_ENV := KVD_TEST_BIN=$(CURDIR)/bin/kvd KVD_TEST_KVCTL=$(CURDIR)/bin/kvctl
+
 .PHONY: test
 test: build ## Unit tests with the race detector, then the tests of whole clusters.
-	go test -race -timeout 10m $$(go list ./... | grep -v '^$(MODULE)/tests/')
-	go test -count=1 -timeout 12m ./tests/e2e/...
+	go test -race -timeout 10m $$(go list ./... | grep -vE '^$(MODULE)/(tests/e2e|internal/lint)')
+	cd tests/bench && go test .
+	$(CLUSTER_ENV) go test -count=1 -timeout 12m ./tests/e2e/...
 
 .PHONY: test-race
-test-race: build ## Everything with the race detector, the tests of whole clusters too. Slow.
-	go test -race -timeout 40m ./...
+test-race: ## The tests of whole clusters with members that have the race detector. Slow.
+	CGO_ENABLED=1 go build -race -buildvcs=false -ldflags '$(LDFLAGS)' -o .tools/race/ ./cmd/kvd ./cmd/kvctl
+	KVD_TEST_BIN=$(CURDIR)/.tools/race/kvd KVD_TEST_KVCTL=$(CURDIR)/.tools/race/kvctl \
+	  go test -race -count=1 -timeout 40m ./tests/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME.
@@ -60,6 +66,7 @@ lint: $(TOOLS)/staticcheck $(TOOLS)/buf ## Formatting, vet, staticcheck, the rul
 	  if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
 	cd proto && ../$(TOOLS)/buf lint
 	go vet ./...
+	cd tests/bench && go vet ./...
 	$(TOOLS)/staticcheck ./...
 	go test -count=1 ./internal/lint
 
