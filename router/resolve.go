@@ -1,0 +1,257 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/shard"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Resolve asks the owners of shards for their resolved revisions, at least rev
+// each: one message per member, whatever the number of shards. It returns what
+// it got; the error joins those of the others. It tries once: the callers ask
+// again when they next want to know.
+func (r *Router) Resolve(ctx context.Context, rev int64, shards []uint64) ([]shard.Resolved, error) {
+	var local []Replica
+	remote := make(map[uint64][]uint64)
+	var errs []error
+	m := r.cfg.Placement.Map()
+	for _, id := range shards {
+		d := m.ByID(id)
+		if d == nil {
+			errs = append(errs, fmt.Errorf("%w of shard %d", errNoRoute, id))
+			continue
+		}
+		rep, member, err := r.target(d, 0)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case rep != nil:
+			local = append(local, rep)
+		default:
+			remote[member] = append(remote[member], id)
+		}
+	}
+	got := make(chan []resolved)
+	ways := 0
+	for member, ids := range remote {
+		for len(ids) > 0 {
+			n := min(len(ids), maxResolve)
+			ways++
+			go func(ids []uint64) { got <- r.resolveRemote(ctx, member, rev, ids) }(ids[:n])
+			ids = ids[n:]
+		}
+	}
+	if len(local) > 0 {
+		ways++
+		go func() { got <- resolveLocal(ctx, rev, local) }()
+	}
+	var out []shard.Resolved
+	for range ways {
+		for _, a := range <-got {
+			if a.err != nil {
+				r.learnFrom(a.err)
+				errs = append(errs, fmt.Errorf("shard %d: %w", a.Shard, a.err))
+				continue
+			}
+			out = append(out, a.Resolved)
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// maxResolving bounds how many shards of one question wait at a time.
+const maxResolving = 64
+
+// resolveLocal asks replicas of this member.
+func resolveLocal(ctx context.Context, rev int64, reps []Replica) []resolved {
+	answers := make([]resolved, len(reps))
+	slots := make(chan struct{}, maxResolving)
+	var wg sync.WaitGroup
+	for i, rep := range reps {
+		one := func() {
+			res, err := rep.Resolve(ctx, rev)
+			if err != nil {
+				res.Shard = rep.Descriptor().Shard
+			}
+			answers[i] = resolved{Resolved: res, err: err}
+		}
+		if len(reps) == 1 {
+			one()
+			break
+		}
+		slots <- struct{}{}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			one()
+			<-slots
+		}()
+	}
+	wg.Wait()
+	return answers
+}
+
+// resolveRemote asks another member about shards that it owns.
+func (r *Router) resolveRemote(ctx context.Context, member uint64, rev int64, ids []uint64) []resolved {
+	f := r.takeFlight()
+	defer r.putFlight(f)
+	answers, err := r.askResolve(ctx, f, member, rev, ids)
+	if err == nil {
+		return answers
+	}
+	failed := make([]resolved, len(ids))
+	for i, id := range ids {
+		failed[i] = resolved{Resolved: shard.Resolved{Shard: id}, err: err}
+	}
+	return failed
+}
+
+func (r *Router) askResolve(ctx context.Context, f *flight, member uint64, rev int64, ids []uint64) ([]resolved, error) {
+	c, l := f.call, r.link(member)
+	q := resolveFrame{timeout: r.remaining(ctx, f), rev: rev, shards: ids}
+	id, err := l.send(c, 10*len(ids), func(b []byte, id uint64) []byte {
+		q.id = id
+		return appendResolveFrame(b, &q)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := r.await(ctx, f); err != nil {
+		if l.cancel(id) {
+			return nil, err
+		}
+		<-c.done
+	}
+	return c.resolved, c.err
+}
+
+// resolve takes a resolve frame.
+func (l *link) resolve(r *Router, frame []byte) error {
+	q, err := decodeResolveFrame(frame)
+	if err != nil {
+		return err
+	}
+	var reps []Replica
+	var answers []resolved
+	for _, id := range q.shards {
+		if rep, ok := r.cfg.Replicas.Replica(id); ok {
+			reps = append(reps, rep)
+		} else {
+			answers = append(answers, resolved{Resolved: shard.Resolved{Shard: id}, err: errNoReplica})
+		}
+	}
+	s := &served{r: r, l: l, id: q.id}
+	if q.timeout > 0 {
+		s.ctx.deadline = time.Now().Add(q.timeout)
+	}
+	l.mu.Lock()
+	full := len(l.mu.served) >= maxServed
+	if !full {
+		l.mu.served[q.id] = s
+	}
+	l.mu.Unlock()
+	if full {
+		for i := range reps {
+			answers = append(answers, resolved{Resolved: shard.Resolved{Shard: reps[i].Descriptor().Shard}, err: rpctypes.ErrGRPCRequestTooManyRequests})
+		}
+		reps = nil
+	}
+	r.background(func(context.Context) {
+		answers = append(answers, resolveLocal(&s.ctx, q.rev, reps)...)
+		l.mu.Lock()
+		if l.mu.served[q.id] == s {
+			delete(l.mu.served, q.id)
+		}
+		l.mu.Unlock()
+		s.ctx.cancel()
+		s.send(func(b []byte) []byte { return appendResolveReply(b, q.id, answers) })
+	})
+	return nil
+}
+
+// errNotResolved: no local replica can answer a serializable read.
+var errNotResolved = status.Error(codes.Unavailable, "kvd: no local replica can answer")
+
+// resolvedTable remembers what owners said of shards that have a replica here,
+// so that serializable reads of idle shards are not forever old.
+type resolvedTable struct {
+	mu     sync.RWMutex
+	shards map[uint64]shard.Resolved
+}
+
+func newResolvedTable() *resolvedTable {
+	return &resolvedTable{shards: make(map[uint64]shard.Resolved)}
+}
+
+func (t *resolvedTable) learn(rs []shard.Resolved, live func(shard uint64) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, r := range rs {
+		if old, ok := t.shards[r.Shard]; !ok || r.Generation > old.Generation || (r.Generation == old.Generation && r.Revision > old.Revision) {
+			t.shards[r.Shard] = r
+		}
+	}
+	for id := range t.shards {
+		if !live(id) {
+			delete(t.shards, id)
+		}
+	}
+}
+
+// at returns the revision at which a view is exact: every write of its span up
+// to it is in the view, and none is missing.
+func (t *resolvedTable) at(id uint64, v View) int64 {
+	rev := v.Revision()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	span := v.Span()
+	if r, ok := t.shards[id]; ok && r.Generation == v.Generation() && r.Applied <= v.Applied() &&
+		bytes.Equal(r.Span.Start, span.Start) && bytes.Equal(r.Span.End, span.End) {
+		rev = max(rev, r.Revision)
+	}
+	return rev
+}
+
+// refreshResolved keeps the resolved revisions of local replicas fresh.
+func (r *Router) refreshResolved(ctx context.Context) {
+	tick := time.NewTicker(r.cfg.ResolveInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		r.refreshOnce(ctx)
+	}
+}
+
+func (r *Router) refreshOnce(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, max(r.cfg.ResolveInterval, time.Second))
+	defer cancel()
+	m := r.cfg.Placement.Map()
+	var ids []uint64
+	for _, d := range m.Live() {
+		if _, ok := r.cfg.Replicas.Replica(d.Shard); ok {
+			ids = append(ids, d.Shard)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	g, err := r.cfg.Placement.Current(ctx)
+	if err != nil {
+		return
+	}
+	// What could not be had now is asked again at the next tick.
+	got, _ := r.Resolve(ctx, g.First, ids)
+	r.stale.learn(got, func(id uint64) bool { return m.ByID(id) != nil })
+}
