@@ -56,6 +56,9 @@ func (e *AmbiguousError) Unwrap() error { return e.Cause }
 // newer range map.
 var ErrSpanMoving = errors.New("the keys are moving to another shard")
 
+// errNotAllotted says that a revision to be resolved does not exist yet.
+var errNotAllotted = errors.New("the revision has not been allotted yet")
+
 // ErrClosed says that the replica was closed.
 var ErrClosed = errors.New("shard replica is closed")
 

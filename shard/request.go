@@ -26,9 +26,9 @@ type Request struct {
 	// (Replica.ReadLocal).
 	Confirm bool
 
-	// ReadRev, of a Range or a Txn without effects, is the revision to read at,
-	// which the router obtained after the client's request arrived (a part of a
-	// read over several shards). Zero: the owner obtains one itself.
+	// ReadRev, of a Range, is the current revision that the router obtained after
+	// the client's request arrived, to read at: the request is a part of a read
+	// over several shards. Zero: the owner obtains one itself.
 	ReadRev int64
 	// ReadStamp is the stamp that came with ReadRev. The zero value makes the
 	// owner ask for a reading of its own, a round trip more.

@@ -400,9 +400,13 @@ type ShardState struct {
 	Ownership   *Ownership             `protobuf:"bytes,2,opt,name=ownership,proto3" json:"ownership,omitempty"`
 	Initialized bool                   `protobuf:"varint,3,opt,name=initialized,proto3" json:"initialized,omitempty"`
 	// pending is the child of a split that is not done.
-	Pending       *Descriptor `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Pending *Descriptor `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
+	// pending_revision is the largest revision that the shard had applied when
+	// the split did. The child begins with it, so that all its replicas do,
+	// whenever their seeds are made.
+	PendingRevision int64 `protobuf:"varint,5,opt,name=pending_revision,json=pendingRevision,proto3" json:"pending_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ShardState) Reset() {
@@ -463,6 +467,13 @@ func (x *ShardState) GetPending() *Descriptor {
 	return nil
 }
 
+func (x *ShardState) GetPendingRevision() int64 {
+	if x != nil {
+		return x.PendingRevision
+	}
+	return 0
+}
+
 var File_kvdpb_shard_proto protoreflect.FileDescriptor
 
 const file_kvdpb_shard_proto_rawDesc = "" +
@@ -493,7 +504,7 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05child\x18\x02 \x01(\x04R\x05child\"*\n" +
 	"\fShardCompact\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xbe\x01\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xe9\x01\n" +
 	"\n" +
 	"ShardState\x121\n" +
 	"\n" +
@@ -501,7 +512,8 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"descriptor\x12.\n" +
 	"\townership\x18\x02 \x01(\v2\x10.kvdpb.OwnershipR\townership\x12 \n" +
 	"\vinitialized\x18\x03 \x01(\bR\vinitialized\x12+\n" +
-	"\apending\x18\x04 \x01(\v2\x11.kvdpb.DescriptorR\apendingB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\apending\x18\x04 \x01(\v2\x11.kvdpb.DescriptorR\apending\x12)\n" +
+	"\x10pending_revision\x18\x05 \x01(\x03R\x0fpendingRevisionB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_shard_proto_rawDescOnce sync.Once

@@ -1,0 +1,257 @@
+package command
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/kvd-io/kvd/mvcc"
+)
+
+// Version1 is the first byte of a batch. As a protobuf tag it would be field 0,
+// which does not exist.
+const Version1 = 0x01
+
+// ErrMalformed is wrapped by every error of Decode.
+var ErrMalformed = errors.New("malformed batch of writes")
+
+// Batch is a decoded or yet to be encoded batch.
+type Batch struct {
+	// Epoch is the ownership that the writes were evaluated under, Seq the
+	// place of the batch within it.
+	Epoch, Seq uint64
+	// Txns in increasing order of their revisions.
+	Txns []Txn
+
+	// effects backs the Effects of decoded transactions.
+	effects []mvcc.Effect
+}
+
+// Txn is one write transaction.
+type Txn struct {
+	Revision int64
+	Effects  []mvcc.Effect
+}
+
+const (
+	flagTombstone = 1 << iota
+	flagCreate
+	flagLease
+
+	flagsKnown = flagTombstone | flagCreate | flagLease
+)
+
+// Sizes from below, which bound what a decoder allocates.
+const (
+	minTxnSize    = 2
+	minEffectSize = 3
+)
+
+// IsBatch tells a batch from other commands by its first byte.
+func IsBatch(cmd []byte) bool { return len(cmd) > 0 && cmd[0] == Version1 }
+
+// EffectSize bounds the bytes that an effect takes in a batch.
+func EffectSize(e *mvcc.Effect) int {
+	return 1 + 5*binary.MaxVarintLen64 + len(e.Key) + len(e.Value)
+}
+
+// TxnOverhead bounds the bytes that a transaction takes beside its effects.
+const TxnOverhead = 2 * binary.MaxVarintLen64
+
+// headerOverhead bounds the bytes of a batch beside its transactions.
+const headerOverhead = 1 + 3*binary.MaxVarintLen64
+
+// Encode returns the batch as a raft command.
+func (b *Batch) Encode() []byte {
+	size := headerOverhead
+	for i := range b.Txns {
+		size += TxnOverhead
+		for j := range b.Txns[i].Effects {
+			size += EffectSize(&b.Txns[i].Effects[j])
+		}
+	}
+	dst := make([]byte, 0, size)
+	dst = append(dst, Version1)
+	dst = binary.AppendUvarint(dst, b.Epoch)
+	dst = binary.AppendUvarint(dst, b.Seq)
+	dst = binary.AppendUvarint(dst, uint64(len(b.Txns)))
+	last := int64(0)
+	for i := range b.Txns {
+		t := &b.Txns[i]
+		dst = binary.AppendUvarint(dst, uint64(t.Revision-last))
+		last = t.Revision
+		dst = binary.AppendUvarint(dst, uint64(len(t.Effects)))
+		for j := range t.Effects {
+			dst = appendEffect(dst, &t.Effects[j])
+		}
+	}
+	return dst
+}
+
+func appendEffect(dst []byte, e *mvcc.Effect) []byte {
+	var flags byte
+	if e.Tombstone {
+		flags = flagTombstone
+	} else {
+		if e.Create != 0 {
+			flags |= flagCreate
+		}
+		if e.Lease != 0 {
+			flags |= flagLease
+		}
+	}
+	dst = append(dst, flags)
+	dst = binary.AppendUvarint(dst, uint64(len(e.Key)))
+	dst = append(dst, e.Key...)
+	if e.Tombstone {
+		return dst
+	}
+	if flags&flagCreate != 0 {
+		dst = binary.AppendUvarint(dst, uint64(e.Create))
+	}
+	dst = binary.AppendUvarint(dst, uint64(e.Version))
+	if flags&flagLease != 0 {
+		dst = binary.AppendUvarint(dst, uint64(e.Lease))
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(e.Value)))
+	return append(dst, e.Value...)
+}
+
+// Decode parses cmd into b, whose slices are used again. Keys and values alias
+// cmd. Revisions are positive and strictly increasing, keys are not empty.
+func (b *Batch) Decode(cmd []byte) error {
+	b.Txns, b.effects = b.Txns[:0], b.effects[:0]
+	if !IsBatch(cmd) {
+		return fmt.Errorf("%w: unknown version", ErrMalformed)
+	}
+	d := decoder{rest: cmd[1:]}
+	b.Epoch = d.uvarint()
+	b.Seq = d.uvarint()
+	txns := d.count(minTxnSize)
+	last := int64(0)
+	for range txns {
+		step := d.uvarint()
+		if step == 0 || step > uint64(math.MaxInt64-last) {
+			d.fail("revision out of order")
+		}
+		last += int64(step)
+		n := d.count(minEffectSize)
+		if d.err != nil {
+			break
+		}
+		first := len(b.effects)
+		for range n {
+			b.effects = append(b.effects, d.effect())
+		}
+		// b.effects may still move: only the length is meant here.
+		b.Txns = append(b.Txns, Txn{Revision: last, Effects: b.effects[first:]})
+	}
+	if d.err == nil && len(d.rest) > 0 {
+		d.fail("bytes left over")
+	}
+	if d.err != nil {
+		return d.err
+	}
+	at := 0
+	for i := range b.Txns {
+		n := len(b.Txns[i].Effects)
+		b.Txns[i].Effects = b.effects[at : at+n : at+n]
+		at += n
+	}
+	return nil
+}
+
+// Forget drops what the batch points to and keeps its slices for use again.
+func (b *Batch) Forget() {
+	clear(b.Txns)
+	clear(b.effects)
+	b.Txns, b.effects = b.Txns[:0], b.effects[:0]
+}
+
+// decoder takes a command apart; after the first error it yields zeros.
+type decoder struct {
+	rest []byte
+	err  error
+}
+
+func (d *decoder) fail(what string) {
+	if d.err == nil {
+		d.err = fmt.Errorf("%w: %s", ErrMalformed, what)
+	}
+	d.rest = nil
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.rest)
+	if n <= 0 {
+		d.fail("bad number")
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) int64() int64 {
+	v := d.uvarint()
+	if v > math.MaxInt64 {
+		d.fail("number too large")
+		return 0
+	}
+	return int64(v)
+}
+
+// count reads how many elements of at least the given size follow.
+func (d *decoder) count(size int) int {
+	n := d.uvarint()
+	if n > uint64(len(d.rest)/size) {
+		d.fail("more elements than bytes")
+		return 0
+	}
+	return int(n)
+}
+
+func (d *decoder) bytes() []byte {
+	n := d.uvarint()
+	if n > uint64(len(d.rest)) {
+		d.fail("longer than the command")
+		return nil
+	}
+	b := d.rest[:n:n]
+	d.rest = d.rest[n:]
+	return b
+}
+
+func (d *decoder) effect() (e mvcc.Effect) {
+	if len(d.rest) == 0 {
+		d.fail("effect is missing")
+		return e
+	}
+	flags := d.rest[0]
+	d.rest = d.rest[1:]
+	if flags&^flagsKnown != 0 || (flags&flagTombstone != 0 && flags != flagTombstone) {
+		d.fail("unknown flags")
+		return e
+	}
+	if e.Key = d.bytes(); len(e.Key) == 0 {
+		d.fail("empty key")
+		return e
+	}
+	if flags&flagTombstone != 0 {
+		e.Tombstone = true
+		return e
+	}
+	if flags&flagCreate != 0 {
+		if e.Create = d.int64(); e.Create == 0 {
+			d.fail("zero creation revision")
+		}
+	}
+	e.Version = d.int64()
+	if flags&flagLease != 0 {
+		if e.Lease = int64(d.uvarint()); e.Lease == 0 {
+			d.fail("zero lease")
+		}
+	}
+	e.Value = d.bytes()
+	return e
+}

@@ -1,0 +1,128 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/mvcc"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// Config is what a Replica is made of.
+type Config struct {
+	// Member is this process's member, Incarnation its run: no two processes of
+	// a member ever have the same.
+	Member, Incarnation uint64
+	// Shard and Replica name this replica.
+	Shard, Replica uint64
+	// Descriptor is what a group's first Init says. It is needed only where the
+	// store may be empty and the replica is one of the group's first members.
+	Descriptor *kvdpb.Descriptor
+
+	// Engine opens the store in Dir.
+	Engine *mvcc.Engine
+	Dir    string
+
+	Raft      Raft
+	Sequencer Sequencer
+	// Sink takes in what is applied; nil for none.
+	Sink Sink
+	// Workers runs what may take long.
+	Workers *Workers
+	// OnPending is called when a split applied here and after every start or
+	// snapshot that finds one pending, and OnSplitDone when it is no more. They
+	// are called from the apply goroutine and must not block.
+	OnPending   func(parent uint64, child *kvdpb.Descriptor)
+	OnSplitDone func(parent, child uint64)
+
+	Limits Limits
+	Logger *zap.Logger
+}
+
+// Limits bound what a replica holds. Zero values mean the defaults.
+type Limits struct {
+	// Writes and WriteBytes bound the writes that are between arrival and apply,
+	// by number and by the size of their requests; Reads the linearizable reads
+	// that wait.
+	Writes     int
+	WriteBytes int
+	Reads      int
+	// BatchWrites and BatchBytes bound one raft command. A batch that reaches
+	// either is full.
+	BatchWrites int
+	BatchBytes  int
+	// Depth is how many full batches may be in flight.
+	Depth int
+	// Heads is how many keys' heads an owner remembers.
+	Heads int
+}
+
+func (l *Limits) fill() {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&l.Writes, 16384)
+	def(&l.WriteBytes, 128<<20)
+	def(&l.Reads, 16384)
+	def(&l.BatchWrites, 512)
+	def(&l.BatchBytes, 1<<20)
+	def(&l.Depth, 3)
+	def(&l.Heads, 16384)
+}
+
+func (c *Config) fill() error {
+	c.Limits.fill()
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	if c.Sink == nil {
+		c.Sink = noSink{}
+	}
+	if c.OnPending == nil {
+		c.OnPending = func(uint64, *kvdpb.Descriptor) {}
+	}
+	if c.OnSplitDone == nil {
+		c.OnSplitDone = func(uint64, uint64) {}
+	}
+	var errs []error
+	for what, missing := range map[string]bool{
+		"member":      c.Member == 0,
+		"incarnation": c.Incarnation == 0,
+		"shard":       c.Shard == 0,
+		"replica":     c.Replica == 0,
+		"engine":      c.Engine == nil,
+		"directory":   c.Dir == "",
+		"raft group":  c.Raft == nil,
+		"sequencer":   c.Sequencer == nil,
+		"workers":     c.Workers == nil,
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("no %s", what))
+		}
+	}
+	if c.Descriptor != nil && c.Descriptor.GetShard() != c.Shard {
+		errs = append(errs, fmt.Errorf("descriptor of shard %d", c.Descriptor.GetShard()))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("shard %d: configuration: %w", c.Shard, err)
+	}
+	return nil
+}
+
+func cloneDescriptor(d *kvdpb.Descriptor) *kvdpb.Descriptor {
+	return proto.Clone(d).(*kvdpb.Descriptor)
+}
+
+// noSink drops everything.
+type noSink struct{}
+
+func (noSink) Opened(uint64, *kvdpb.Descriptor, uint64, int64)                   {}
+func (noSink) Applied(uint64, uint64, []Event)                                   {}
+func (noSink) Restored(uint64, *kvdpb.Descriptor, uint64, int64)                 {}
+func (noSink) Split(_ *kvdpb.Descriptor, _ *kvdpb.Descriptor, _ uint64, _ int64) {}
+func (noSink) Closed(uint64)                                                     {}

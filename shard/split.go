@@ -1,0 +1,160 @@
+package shard
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard/latch"
+)
+
+// Split cuts the child's span off this shard, on the owner. generation is what
+// parent and child have afterwards.
+//
+//  1. The right span is latched for writing, as a whole: whatever was using it
+//     ends first.
+//  2. The tenure freezes it: from here on it never serves it again, whatever
+//     comes of the split. Only a claim that follows directly on its own epoch
+//     and finds the split not applied shows that it never will be; then the new
+//     tenure serves the whole span.
+//  3. Split is proposed, again if need be: in one epoch it applies once.
+//
+// An error that wraps ErrSplitAborted means that nothing was proposed and the
+// span is served as before. After any other error the split may have applied or
+// may apply yet.
+func (r *Replica) Split(ctx context.Context, child *kvdpb.Descriptor, generation uint64) error {
+	t := r.tenure.Load()
+	abort := func(err error) error {
+		return fmt.Errorf("shard %d: %w: %w", r.cfg.Shard, ErrSplitAborted, err)
+	}
+	if t == nil || !t.serves() {
+		return abort(r.notOwner())
+	}
+	right := keyspace.Span{Start: bytes.Clone(child.GetStart()), End: bytes.Clone(child.GetEnd())}
+	c := &kvdpb.ShardSplit{Epoch: t.epoch, Child: child, Generation: generation}
+	guard, err := t.latchForSplit(ctx, right)
+	if err != nil {
+		return abort(err)
+	}
+	// Under the latch of the right span no other split of this shard is under
+	// way, unless it froze another part.
+	if err := t.freeze(c, right); err != nil {
+		t.latches.Release(guard)
+		return abort(err)
+	}
+	// Who comes now, or waited, finds the span frozen.
+	t.latches.Release(guard)
+	return r.proposeSplit(ctx, t, c)
+}
+
+// latchForSplit waits for the write latch of a span.
+func (t *tenure) latchForSplit(ctx context.Context, span keyspace.Span) (*latch.Guard, error) {
+	guard, granted := &latch.Guard{}, make(waitChan, 1)
+	switch t.latches.Acquire(guard, []latch.Latch{{Span: span, Write: true}}, granted) {
+	case latch.Closed:
+		return nil, t.r.notOwner()
+	case latch.Granted:
+		return guard, nil
+	}
+	select {
+	case ok := <-granted:
+		if !ok {
+			return nil, t.r.notOwner()
+		}
+		return guard, nil
+	case <-ctx.Done():
+		if !t.latches.Cancel(guard) && <-granted {
+			t.latches.Release(guard)
+		}
+		return nil, ctx.Err()
+	}
+}
+
+// waitChan is a latch.Waiter for a goroutine that waits.
+type waitChan chan bool
+
+func (c waitChan) Latched(_ *latch.Guard, ok bool) { c <- ok }
+
+// freeze stops serving the right span, if the split fits the shard as it is.
+func (t *tenure) freeze(c *kvdpb.ShardSplit, right keyspace.Span) error {
+	t.freezing.Lock()
+	defer t.freezing.Unlock()
+	v := t.r.view.Load()
+	served := *t.served.Load()
+	s := state{ownership: v.ownership, desc: v.desc, span: v.span, pending: v.pending, initialized: true}
+	switch rejection := s.checkSplit(c); {
+	case rejection != Accepted:
+		return &RejectedError{Rejection: rejection}
+	case !bytes.Equal(served.End, right.End):
+		return &RejectedError{Rejection: SplitPending}
+	case !t.serves():
+		return t.r.notOwner()
+	}
+	t.moving.Store(true)
+	t.narrow(keyspace.Span{Start: served.Start, End: right.Start})
+	return nil
+}
+
+// proposeSplit proposes a frozen split until it applied, or its epoch is over.
+func (r *Replica) proposeSplit(ctx context.Context, t *tenure, c *kvdpb.ShardSplit) error {
+	for {
+		err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Split{Split: c}})
+		if p := r.Pending(); p != nil && p.GetShard() == c.GetChild().GetShard() {
+			return nil
+		}
+		var rejected *RejectedError
+		switch {
+		case errors.As(err, &rejected), t.over():
+			// Another tenure decides what becomes of the span.
+			t.end()
+			return fmt.Errorf("split shard %d: %w", r.cfg.Shard, err)
+		case ctx.Err() != nil:
+			// The span stays frozen; without the split only a new claim thaws it.
+			t.end()
+			return fmt.Errorf("split shard %d: %w", r.cfg.Shard, ctx.Err())
+		}
+		pause(ctx, driveRetryFirst)
+	}
+}
+
+// SplitDone drops the frozen span of a child that lives on its own, on the owner.
+// It returns nil also where the split is done already.
+func (r *Replica) SplitDone(ctx context.Context, child uint64) error {
+	_, epoch := r.Owner()
+	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_SplitDone{
+		SplitDone: &kvdpb.ShardSplitDone{Epoch: epoch, Child: child}}})
+	var rejected *RejectedError
+	if errors.As(err, &rejected) && rejected.Rejection == NoSuchSplit {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("shard %d: end split of child %d: %w", r.cfg.Shard, child, err)
+	}
+	return nil
+}
+
+// SeedLocal returns the local records that the store of the pending child
+// begins with; nil if no split is pending. They are a function of the Split
+// entry alone, so all replicas make the same.
+func (r *Replica) SeedLocal() (map[string][]byte, error) {
+	if r.Pending() == nil {
+		return nil, nil
+	}
+	sn := r.store.Load().NewSnapshot()
+	defer sn.Close()
+	record, err := sn.GetLocal(stateRecord)
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: read state: %w", r.cfg.Shard, err)
+	}
+	var s state
+	if err := s.load(record, nil); err != nil {
+		return nil, fmt.Errorf("shard %d: %w", r.cfg.Shard, err)
+	}
+	if s.pending == nil {
+		return nil, nil
+	}
+	return s.seed()
+}

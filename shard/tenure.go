@@ -1,0 +1,128 @@
+package shard
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/shard/latch"
+	"github.com/kvd-io/kvd/shard/ownership"
+)
+
+// tenure is the owner's runtime: one ownership (epoch) of this process, from its
+// Claim's apply to its end. Whoever serves a request picks up the replica's
+// tenure once and stays with it, so that everything that belongs to an
+// ownership (latches, heads, lease, pipeline) ends with it at once.
+//
+// A tenure passes through its phases in order: waiting (the claim applied, the
+// wait-out runs), serving (Serving applied), over. What is over never serves
+// again; the next claim makes a new one. The writes that were in flight then
+// stay with the old tenure until a claim applies: they are adopted by the new
+// tenure if its claim follows directly, and dead otherwise.
+type tenure struct {
+	r     *Replica
+	epoch uint64
+	// mustWait is what the claim said of the wait-out.
+	mustWait bool
+
+	phase atomic.Int32
+	// served is what the tenure serves of the shard's span. It only shrinks.
+	served atomic.Pointer[keyspace.Span]
+	// moving is true from a split's freeze until it applied; freezing makes
+	// freezes exclude each other.
+	moving   atomic.Bool
+	freezing sync.Mutex
+
+	latches  *latch.Manager
+	heads    *heads
+	lease    leaseKeeper
+	readings readings
+	pipeline pipeline
+
+	// ctx ends with the tenure.
+	ctx    context.Context
+	cancel context.CancelFunc
+	// goroutines are those that wait waits for.
+	goroutines sync.WaitGroup
+
+	reads atomic.Int64
+}
+
+const (
+	phaseWaiting int32 = iota
+	phaseServing
+	phaseOver
+)
+
+func newTenure(r *Replica, o ownership.State) *tenure {
+	t := &tenure{
+		r:        r,
+		epoch:    o.Epoch,
+		mustWait: o.MustWait,
+		latches:  latch.New(),
+		heads:    newHeads(r.cfg.Limits.Heads),
+	}
+	span := r.fsm.span
+	t.served.Store(&span)
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.lease.t = t
+	t.readings.t = t
+	t.pipeline.init(t)
+	return t
+}
+
+func (t *tenure) serves() bool { return t.phase.Load() == phaseServing }
+
+func (t *tenure) over() bool { return t.phase.Load() == phaseOver }
+
+// start begins the tenure's own work.
+func (t *tenure) start() {
+	t.goroutines.Add(1)
+	go func() {
+		defer t.goroutines.Done()
+		t.pipeline.run()
+	}()
+}
+
+// serve begins service, once Serving has applied.
+func (t *tenure) serve() {
+	if t.phase.CompareAndSwap(phaseWaiting, phaseServing) {
+		t.pipeline.kick()
+	}
+}
+
+// end stops reads, allotments and proposals, for good. Requests that have not
+// asked for a revision are told to go elsewhere; writes that have stay in
+// flight.
+func (t *tenure) end() {
+	if t.phase.Swap(phaseOver) == phaseOver {
+		return
+	}
+	// The phase comes first: whoever still finds a latch free, or is called by
+	// the closing of the latches, sees it.
+	t.cancel()
+	t.pipeline.stop()
+	t.latches.Close()
+	t.r.notifyChange()
+}
+
+// wait waits for the tenure's goroutines. It must have ended.
+func (t *tenure) wait() { t.goroutines.Wait() }
+
+// narrow shrinks what the tenure serves.
+func (t *tenure) narrow(span keyspace.Span) { t.served.Store(&span) }
+
+// serveable tells why spans cannot be served now, or nil.
+func (t *tenure) serveable(spans []keyspace.Span) error {
+	if !t.serves() {
+		return t.r.notOwner()
+	}
+	served := t.served.Load()
+	for i := range spans {
+		if !served.ContainsSpan(spans[i]) {
+			return t.r.spanError(spans)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,40 @@
+package shard
+
+import (
+	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard/ownership"
+)
+
+// view is the replicated state as of the last commit, for everybody but the
+// apply goroutine. It changes only with commands other than writes, so its
+// sequence and revision are not kept up.
+type view struct {
+	ownership   ownership.State
+	desc        *kvdpb.Descriptor
+	span        keyspace.Span
+	pending     *kvdpb.Descriptor
+	initialized bool
+}
+
+func (s *state) view() *view {
+	return &view{
+		ownership:   s.ownership,
+		desc:        s.desc,
+		span:        s.span,
+		pending:     s.pending,
+		initialized: s.initialized,
+	}
+}
+
+// generation of the shard's descriptor; 0 before there is one.
+func (v *view) generation() uint64 { return v.desc.GetGeneration() }
+
+// moving tells whether a span outside the shard's own is on its way to a child
+// whose split applied but is not done.
+func (v *view) moving(s keyspace.Span) bool {
+	if v.pending == nil {
+		return false
+	}
+	return keyspace.Span{Start: v.span.Start, End: v.pending.GetEnd()}.ContainsSpan(s)
+}
