@@ -11,15 +11,15 @@ import (
 // heard of a leader recently. Sending it to oneself is as safe as any campaign.
 //
 // It is lost, however, while the replica applies its first entries, and votes are lost while the other replicas are not yet running. So it is repeated until there
-// is a leader. A candidate does not campaign again before its timeout; NoOP in a higher term, the message by which Dragonboat frees stuck candidates, makes it
+// is a leader, less and less often, because a campaign that is repeated before the votes are back defeats itself. A candidate does not campaign again before its timeout; NoOP in a higher term, the message by which Dragonboat frees stuck candidates, makes it
 // a follower first.
 
 const (
-	campaignFirst = 2 * time.Millisecond
-	campaignEvery = 25 * time.Millisecond
+	campaignPoll  = time.Millisecond
+	campaignFirst = 5 * time.Millisecond
 )
 
-// Campaign makes the local replica of a shard stand for election at once, once. Another replica that leads loses its place: it
+// Campaign makes the local replica of a shard stand for election at once, once, which it may lose or not be ready for. Another replica that leads loses its place: it
 // is for groups without a leader.
 func (h *Host) Campaign(shard uint64) error {
 	r := h.replica(shard)
@@ -50,17 +50,18 @@ func (r *replica) campaign() error {
 // campaignAtStart campaigns until there is a leader, the replica ends, or the usual elections have taken over.
 func (h *Host) campaignAtStart(r *replica) {
 	give := time.Now().Add(10 * h.cfg.Election)
-	wait := campaignFirst
+	pause := campaignFirst
 	var step func()
 	step = func() {
 		if _, _, known := h.Leader(r.shard); known || h.closed.Load() || h.replica(r.shard) != r || time.Now().After(give) {
 			return
 		}
-		if r.ready.Load() {
-			wait = campaignEvery
-			_ = r.campaign()
+		wait := campaignPoll
+		if r.ready.Load() && r.campaign() == nil {
+			wait = pause
+			pause = min(2*pause, h.cfg.Election/2)
 		}
 		time.AfterFunc(wait, step)
 	}
-	time.AfterFunc(wait, step)
+	step()
 }

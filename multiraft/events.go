@@ -119,6 +119,7 @@ func (h *Host) noteLeader(e LeaderEvent) bool {
 	}
 	r.leader.Store(&e)
 	r.leading.Store(e.Leader == e.Replica)
+	r.changed.signal()
 	return true
 }
 

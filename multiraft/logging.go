@@ -58,7 +58,8 @@ func (r *raftLogger) Warningf(format string, args ...any) { r.log(r.warn, format
 func (r *raftLogger) Errorf(format string, args ...any) {
 	level := zap.ErrorLevel
 	if r.pkg == "transport" {
-		level = zap.WarnLevel
+		// Each is about a member that cannot be reached, which the mesh has told.
+		level = zap.InfoLevel
 	}
 	r.log(level, format, args)
 }

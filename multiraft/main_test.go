@@ -309,6 +309,18 @@ func (c *cluster) ctx() context.Context {
 	return ctx
 }
 
+// lead makes a node's replica the leader. A transfer may fail, for the target is not always ready to campaign.
+func (c *cluster) lead(shard uint64, n *testNode, replica uint64) {
+	c.t.Helper()
+	eventually(c.t, "leadership moved", func() bool {
+		l := c.leader(shard)
+		if l != n {
+			require.NoError(c.t, l.host.TransferLeader(shard, replica))
+		}
+		return l == n
+	})
+}
+
 // propose proposes on whoever leads until the command is applied, and returns that node.
 func (c *cluster) propose(shard uint64, cmd string) *testNode {
 	c.t.Helper()

@@ -2,6 +2,7 @@ package multiraft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/lni/dragonboat/v4"
@@ -23,7 +24,7 @@ func (h *Host) Membership(ctx context.Context, shard uint64) (Membership, error)
 	}
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	m, err := h.nh.SyncGetShardMembership(ctx, shard)
+	m, err := h.readMembership(ctx, shard)
 	if err != nil {
 		return Membership{}, requestError(ctx, err)
 	}
@@ -35,6 +36,18 @@ func (h *Host) Membership(ctx context.Context, shard uint64) (Membership, error)
 		return Membership{}, err
 	}
 	return out, nil
+}
+
+// readMembership repeats the read, which is lost without a word when the leader changes.
+func (h *Host) readMembership(ctx context.Context, shard uint64) (*dragonboat.Membership, error) {
+	for {
+		once, cancel := context.WithTimeout(ctx, h.cfg.Election)
+		m, err := h.nh.SyncGetShardMembership(once, shard)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, dragonboat.ErrTimeout) {
+			return m, err
+		}
+	}
 }
 
 func members(addresses map[uint64]string) (map[uint64]uint64, error) {

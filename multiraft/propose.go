@@ -109,30 +109,6 @@ func (h *Host) Propose(shard uint64, cmd []byte) (Proposal, error) {
 	return Proposal{rs: rs}, nil
 }
 
-// ReadIndex returns nil once the local state machine has applied everything that was committed in the shard when the call began; the leader has then
-// confirmed after that moment that it still leads. ErrNotReady, ErrBusy and ErrTimeout may be tried again.
-func (h *Host) ReadIndex(ctx context.Context, shard uint64) error {
-	ctx, cancel := withDeadline(ctx)
-	defer cancel()
-	rs, err := h.nh.ReadIndex(shard, h.timeout(ctx))
-	if err != nil {
-		return translate(err)
-	}
-	select {
-	case s := <-rs.AppliedC():
-		// Dragonboat completes the request when its applied index has reached the read index, see request.go, pendingReadIndex.applied.
-		done := s.Completed()
-		o := outcome(&s)
-		rs.Release()
-		if done {
-			return nil
-		}
-		return o.Err
-	case <-ctx.Done():
-		return ctxError(ctx)
-	}
-}
-
 // defaultTimeout applies to calls whose context has no deadline.
 const defaultTimeout = 10 * time.Second
 

@@ -40,6 +40,8 @@ type replica struct {
 	leading atomic.Bool
 	leader  atomic.Pointer[LeaderEvent]
 	ready   atomic.Bool
+	// changed is signalled after each leader event, and when the replica ends.
+	changed broadcast
 	// closed is closed once the state machine is closed.
 	closed    chan struct{}
 	closeOnce sync.Once
@@ -52,6 +54,7 @@ func (r *replica) finished() {
 		r.host.replicas.CompareAndDelete(r.shard, r)
 		r.host.transport.forget(r.shard)
 		close(r.closed)
+		r.changed.signal()
 	})
 }
 
