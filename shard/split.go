@@ -137,12 +137,9 @@ func (r *Replica) SplitDone(ctx context.Context, child uint64) error {
 }
 
 // SeedLocal returns the local records that the store of the pending child
-// begins with; nil if no split is pending. They are a function of the Split
-// entry alone, so all replicas make the same.
-func (r *Replica) SeedLocal() (map[string][]byte, error) {
-	if r.Pending() == nil {
-		return nil, nil
-	}
+// begins with. They are a function of the Split entry alone, so all replicas
+// make the same. It is an error if that child's split is not pending here.
+func (r *Replica) SeedLocal(child uint64) (map[string][]byte, error) {
 	sn := r.store.Load().NewSnapshot()
 	defer sn.Close()
 	record, err := sn.GetLocal(stateRecord)
@@ -153,8 +150,8 @@ func (r *Replica) SeedLocal() (map[string][]byte, error) {
 	if err := s.load(record, nil); err != nil {
 		return nil, fmt.Errorf("shard %d: %w", r.cfg.Shard, err)
 	}
-	if s.pending == nil {
-		return nil, nil
+	if s.pending.GetShard() != child {
+		return nil, fmt.Errorf("shard %d: no split to child %d is pending", r.cfg.Shard, child)
 	}
 	return s.seed()
 }

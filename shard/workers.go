@@ -1,6 +1,9 @@
 package shard
 
-import "sync"
+import (
+	"runtime"
+	"sync"
+)
 
 // Workers runs tasks that may take long (large ranges, evaluation that reads the
 // disk) on a bounded number of goroutines, so that whoever hands them over, such
@@ -18,8 +21,17 @@ type Workers struct {
 	}
 }
 
-// NewWorkers returns workers of at most limit goroutines.
-func NewWorkers(limit int) *Workers { return &Workers{limit: max(limit, 1)} }
+// workersPerCore is the default of NewWorkers: tasks may wait for the disk.
+const workersPerCore = 8
+
+// NewWorkers returns workers of at most limit goroutines; zero means a number
+// that suits the machine.
+func NewWorkers(limit int) *Workers {
+	if limit <= 0 {
+		limit = workersPerCore * runtime.GOMAXPROCS(0)
+	}
+	return &Workers{limit: limit}
+}
 
 // Go runs the task on some goroutine, soon.
 func (w *Workers) Go(task func()) {
