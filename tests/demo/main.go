@@ -17,6 +17,9 @@ import (
 	"github.com/kvd-io/kvd/tests/cluster"
 )
 
+// minWindow is the size of the revision window of an idle cluster, of which a crash skips the rest.
+const minWindow = 256
+
 type options struct {
 	kvd, kvctl string
 	dir        string
@@ -447,7 +450,7 @@ func (d *demo) checkDensity(h *history) {
 	l := lossLimits(h.puts, d.killed, d.recovered)
 	rate := peakRate(h.puts)
 	if l.most = d.o.gapBound; l.most == 0 {
-		l.most = 2*rate + int64(d.o.workers)
+		l.most = max(2*rate, minWindow) + int64(d.o.workers)
 	}
 	gaps := findGaps(h.events, h.first)
 	var missing int64

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -102,10 +103,18 @@ func (e *env) split(t *testing.T, keys ...string) {
 		return
 	}
 	for _, key := range keys {
-		if out, err := e.kvctl(t, "shard", "split", key); err != nil {
+		if out, err := e.kvctl(t, "shard", "split", argument(key)); err != nil {
 			t.Fatalf("splitting at %q: %v\n%s", key, err, out)
 		}
 	}
+}
+
+// argument writes a key as kvctl reads it: as it is, or as a quoted Go string where an argument cannot hold it.
+func argument(key string) string {
+	if q := strconv.Quote(key); q != `"`+key+`"` {
+		return q
+	}
+	return key
 }
 
 func (e *env) kvctl(t *testing.T, args ...string) (string, error) {
