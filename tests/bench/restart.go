@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -38,6 +39,9 @@ func measureRestart(ctx context.Context, o *options, r *report, members int) err
 				if err := s.thaw(ctx); err != nil {
 					return err
 				}
+				if err := s.update(ctx, restartUpdates, big.load); err != nil {
+					return fmt.Errorf("%s: %w", s.name, err)
+				}
 				d, err := s.restart(ctx, big.load.keys, way == "stop")
 				if err != nil {
 					return fmt.Errorf("%s: restart after %s: %w", s.name, way, err)
@@ -50,7 +54,7 @@ func measureRestart(ctx context.Context, o *options, r *report, members int) err
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Restart of %d members with %d keys until all answer linearizable reads and are healthy, medians of %d:\n\n", members, big.load.keys, o.pairs)
+	fmt.Fprintf(&b, "Restart of %d members with %d keys, just after %d updates, until all answer linearizable reads and are healthy, medians of %d:\n\n", members, big.load.keys, restartUpdates, o.pairs)
 	fmt.Fprintf(&b, "| system | %s |\n| --- |%s\n", strings.Join([]string{"after stop, s", "x etcd", "after kill -9, s", "x etcd"}, " | "), strings.Repeat(" ---: |", 4))
 	for i, s := range systems {
 		fmt.Fprintf(&b, "| %s |", s.name)
@@ -70,6 +74,38 @@ func measureRestart(ctx context.Context, o *options, r *report, members int) err
 	fmt.Println(b.String())
 	r.more = append(r.more, b.String())
 	return nil
+}
+
+// restartUpdates is the number of puts before each restart, so that a killed member has something to recover.
+const restartUpdates = 20_000
+
+// update puts n random keys, one by one.
+func (s *system) update(ctx context.Context, n int, cfg loadConfig) error {
+	cli, err := s.cluster.Client()
+	if err != nil {
+		return err
+	}
+	defer cli.Close()
+	value := strings.Repeat("u", cfg.valueBytes)
+	const parallel = 100
+	errs := make(chan error, parallel)
+	for p := range parallel {
+		go func() {
+			rng := rand.New(rand.NewPCG(uint64(p), 11))
+			for i := p; i < n; i += parallel {
+				if _, err := cli.Put(ctx, string(benchKey(rng.IntN(cfg.keys))), value); err != nil {
+					errs <- fmt.Errorf("updating keys: %w", err)
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	var all error
+	for range parallel {
+		all = errors.Join(all, <-errs)
+	}
+	return all
 }
 
 // restart ends all members and starts them again.

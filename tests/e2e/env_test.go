@@ -83,9 +83,7 @@ func TestSurface(t *testing.T) {
 		for _, st := range surfaceTests {
 			t.Run(st.name, func(t *testing.T) {
 				e.tests++
-				p := fmt.Sprintf("test%03d/", e.tests)
-				e.split(t, p)
-				st.run(t, e, p)
+				st.run(t, e, fmt.Sprintf("test%03d/", e.tests))
 			})
 		}
 	}
