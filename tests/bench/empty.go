@@ -89,7 +89,6 @@ func serveEmpty(args []string) error {
 	g := grpc.NewServer(
 		grpc.ForceServerCodecV2(serverCodec{}),
 		grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(64<<10),
 		grpc.WriteBufferSize(64<<10),
 		grpc.InitialWindowSize(1<<20),

@@ -131,7 +131,6 @@ func dial(endpoints []string, n int) (conns []*grpc.ClientConn, closeAll func(),
 			DialOptions: []grpc.DialOption{
 				grpc.WithReadBufferSize(64 << 10),
 				grpc.WithWriteBufferSize(64 << 10),
-				grpc.WithSharedWriteBuffer(true),
 				grpc.WithInitialWindowSize(1 << 20),
 				grpc.WithInitialConnWindowSize(16 << 20),
 			},

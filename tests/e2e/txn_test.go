@@ -145,7 +145,7 @@ func testTxnNested(t *testing.T, e *env, p string) {
 		}
 	}
 	// A nested compare looks at the state before the transaction's own puts.
-	resp = e.commit(t, e.cli.Txn(within(t, 5*time.Second)).Then(
+	e.commit(t, e.cli.Txn(within(t, 5*time.Second)).Then(
 		clientv3.OpPut(p+"a", "2"),
 		clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.Value(p+"a"), "=", "2")}, []clientv3.Op{clientv3.OpPut(p+"saw", "2")}, []clientv3.Op{clientv3.OpPut(p+"saw", "1")}),
 	))
