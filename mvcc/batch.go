@@ -192,15 +192,15 @@ func (b *Batch) Commit() error {
 
 	size := b.b.Len()
 	g.turn.Add(1)
-	// The counters run ahead of the data rather than behind it: a reader takes
-	// off what is newer than its snapshot.
-	g.counters.apply(b.changes)
+	// Counters and sweeps run ahead of the data rather than behind it: a reader
+	// leaves out what is newer than its snapshot.
 	for _, w := range b.drops {
-		g.counters.drop(w.span, w.drop)
+		g.counters.drop(w.span, w.upto, w.drop)
 	}
 	if len(b.drops) > 0 {
 		g.sweeps.set(sweeps)
 	}
+	g.counters.apply(b.changes)
 	if err := g.db.Apply(b.b, pebble.NoSync); err != nil {
 		err = diskError("commit", err)
 		b.store.fail(err)

@@ -82,8 +82,15 @@ func (sn *Snapshot) countPiece(ctx context.Context, p piece, at int64) (int64, e
 		return n, nil
 	}
 	// The edge of the span lies in a bucket whose number is known.
-	if p.n > 4*bucketMax || sn.isSmall(ctx, p.span, at) {
+	if sn.isSmall(ctx, p.span, at) {
 		return sn.countRows(ctx, p.span, at)
+	}
+	if p.n > 4*bucketMax {
+		// A bucket that a bulk load made: one reader cuts it, for all.
+		if !sn.g.counters.cutting.TryLock() {
+			return sn.countRows(ctx, p.span, at)
+		}
+		defer sn.g.counters.cutting.Unlock()
 	}
 	cuts, _, _, err := sn.readCuts(ctx, p.whole, [][]byte{p.span.Start, p.span.End}, 0, at)
 	if err != nil {

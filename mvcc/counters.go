@@ -53,6 +53,9 @@ type bucket struct {
 // It needs no log, but costs every create an allocation of a path, and cannot
 // count at a revision that is a little old, which every paginated list asks for.
 type counters struct {
+	// cutting is held by the one reader that cuts a very large bucket.
+	cutting sync.Mutex
+
 	mu struct {
 		sync.Mutex
 		buckets  []bucket
@@ -124,9 +127,12 @@ func (c *counters) findLocked(key []byte) int {
 	return max(i-1, 0)
 }
 
+// spaceEnd is the end of the last bucket.
+var spaceEnd = keyspace.Max()
+
 // spanLocked returns the bounds of bucket i.
 func (c *counters) spanLocked(i int) keyspace.Span {
-	s := keyspace.Span{Start: c.mu.buckets[i].start, End: keyspace.Max()}
+	s := keyspace.Span{Start: c.mu.buckets[i].start, End: spaceEnd}
 	if i+1 < len(c.mu.buckets) {
 		s.End = c.mu.buckets[i+1].start
 	}
@@ -159,21 +165,22 @@ func (c *counters) tally(span keyspace.Span, rev int64, drops uint64) (n int64, 
 		return 0, nil, false
 	}
 	var counted []keyspace.Span
-	for i := c.findLocked(span.Start); i < len(c.mu.buckets); i++ {
-		b, whole := &c.mu.buckets[i], c.spanLocked(i)
-		part := whole.Intersect(span)
-		if part.Empty() {
+	first := c.findLocked(span.Start)
+	for i := first; i < len(c.mu.buckets); i++ {
+		b := &c.mu.buckets[i]
+		if bytes.Compare(b.start, span.End) >= 0 {
 			break
 		}
-		if !b.known || !part.Equal(whole) {
-			rest = append(rest, piece{span: part, whole: whole, id: b.id, known: b.known, n: b.n})
+		whole := c.spanLocked(i)
+		if inside := (i > first || bytes.Equal(b.start, span.Start)) && bytes.Compare(whole.End, span.End) <= 0; !b.known || !inside {
+			rest = append(rest, piece{span: whole.Intersect(span), whole: whole, id: b.id, known: b.known, n: b.n})
 			continue
 		}
 		n += b.n
-		if k := len(counted) - 1; k >= 0 && bytes.Equal(counted[k].End, part.Start) {
-			counted[k].End = part.End
+		if k := len(counted) - 1; k >= 0 && bytes.Equal(counted[k].End, whole.Start) {
+			counted[k].End = whole.End
 		} else {
-			counted = append(counted, part)
+			counted = append(counted, whole)
 		}
 	}
 	for _, ch := range c.newerLocked(rev) {
@@ -279,11 +286,14 @@ func (c *counters) mergeLocked() {
 	c.mu.buckets = merged
 }
 
-// drop notes that a span was emptied, as the drops-th such event.
-func (c *counters) drop(span keyspace.Span, drops uint64) {
+// drop notes that a span was emptied after revision rev, as the drops-th such
+// event.
+func (c *counters) drop(span keyspace.Span, rev int64, drops uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mu.drops = drops
+	// What the log says of the keys that are gone is true no more.
+	c.mu.log, c.mu.logBytes, c.mu.floor = nil, 0, rev
 	i := c.findLocked(span.Start)
 	j := i
 	var made []bucket

@@ -6,9 +6,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
 )
 
 // generation is one database of a store, with what is kept in memory about it.
@@ -141,12 +143,28 @@ func (g *generation) release() {
 // database.
 func (g *generation) close() error {
 	g.release()
-	<-g.drained
+	g.waitDrained()
 	g.clearUnflushed()
 	if err := g.db.Close(); err != nil {
 		return fmt.Errorf("mvcc: close database %s: %w", g.name, err)
 	}
 	return nil
+}
+
+// waitDrained waits for the last user. To go on without would take memory away
+// from under a reader, so one that never ends is complained about instead.
+func (g *generation) waitDrained() {
+	t := time.NewTicker(10 * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-g.drained:
+			return
+		case <-t.C:
+			g.store.engine.log.Warn("waiting for open snapshots to close the store",
+				zap.String("dir", g.store.dir), zap.Int64("open", g.refs.Load()))
+		}
+	}
 }
 
 // wrote accounts for a committed batch of n bytes.

@@ -25,6 +25,8 @@ type Store struct {
 	closing   chan struct{}
 	closeOnce sync.Once
 	closeErr  error
+	// replacing is held while the current generation is replaced or closed.
+	replacing sync.Mutex
 	// replaced waits for the generations that ReadSnapshot took out of use.
 	replaced sync.WaitGroup
 	marker   *atomicfs.Marker
@@ -103,10 +105,12 @@ func (s *Store) removeOtherGenerations(name string) error {
 // has failed is closed without being flushed.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
+		close(s.closing)
+		s.replacing.Lock()
+		defer s.replacing.Unlock()
 		if g := s.current.Load(); g != nil && s.failure() == nil {
 			s.closeErr = s.flush(g)
 		}
-		close(s.closing)
 		s.engine.removeStore(s)
 		if g := s.current.Swap(nil); g != nil {
 			s.closeErr = errors.Join(s.closeErr, g.close())

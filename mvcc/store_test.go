@@ -42,7 +42,7 @@ func put(k, v string, version int64) *Effect {
 func del(k string) *Effect { return &Effect{Key: key(k), Tombstone: true} }
 
 // apply commits one revision.
-func apply(t testing.TB, s *Store, rev int64, effects ...*Effect) {
+func apply(t require.TestingT, s *Store, rev int64, effects ...*Effect) {
 	b := s.NewBatch()
 	for i, e := range effects {
 		b.Put(rev, int64(i), e)
