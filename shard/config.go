@@ -38,6 +38,10 @@ type Config struct {
 	OnPending   func(parent uint64, child *kvdpb.Descriptor)
 	OnSplitDone func(parent, child uint64)
 
+	// OnOwner is called when the replica begins or ends to serve. It must not
+	// block.
+	OnOwner func(shard uint64)
+
 	Limits Limits
 	Logger *zap.Logger
 }
@@ -88,6 +92,9 @@ func (c *Config) fill() error {
 	}
 	if c.OnSplitDone == nil {
 		c.OnSplitDone = func(uint64, uint64) {}
+	}
+	if c.OnOwner == nil {
+		c.OnOwner = func(uint64) {}
 	}
 	var errs []error
 	for what, missing := range map[string]bool{

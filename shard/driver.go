@@ -28,7 +28,7 @@ const (
 	catchUpPatience = 2 * time.Second
 	// proposePatience bounds the wait for one proposal of the driver. Nothing
 	// hangs on it: a late command is rejected or does what it should.
-	proposePatience = 2 * time.Second
+	proposePatience = 500 * time.Millisecond
 	// handOverPatience is how long a replica that released the shard leaves it
 	// to the one that it asked to lead.
 	handOverPatience = 3 * time.Second
@@ -43,7 +43,14 @@ func (r *Replica) LeaderChanged(e multiraft.LeaderEvent) {
 	leads := e.Leader == r.cfg.Replica
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.mu.closed || leads == r.mu.leading {
+	if r.mu.closed {
+		return
+	}
+	if leads == r.mu.leading {
+		if t := r.tenure.Load(); leads && t != nil {
+			// Another term: what was proposed in between may have been lost.
+			t.pipeline.resend()
+		}
 		return
 	}
 	r.mu.leading = leads

@@ -357,9 +357,7 @@ func (n *fakeNode) Propose(cmd []byte) (Proposal, error) {
 	e := fakeEntry{cmd: append([]byte(nil), cmd...), proposal: p, by: n.index}
 	if g.mu.lose != 0 {
 		g.mu.dropped = append(g.mu.dropped, e)
-		if g.mu.lose != multiraft.Unknown {
-			p.finish(multiraft.Outcome{Kind: g.mu.lose, Err: multiraft.ErrNotReady})
-		}
+		p.finish(multiraft.Outcome{Kind: g.mu.lose, Err: multiraft.ErrNotReady})
 		g.changeLocked()
 		return p, nil
 	}

@@ -165,7 +165,7 @@ func (m *machine) reload() error {
 
 // publish shows the state to readers; the store has committed it.
 func (m *machine) publish(applied uint64) {
-	m.r.view.Store(m.state.view())
+	m.r.view.Store(m.state.view(applied))
 	m.publishProgress(applied)
 }
 

@@ -176,13 +176,13 @@ func (p *pipeline) run() {
 	defer timer.Stop()
 	armed := false
 	for {
-		oldest, outcome := p.oldest()
+		oldest, proposal, outcome := p.oldest()
 		select {
 		case <-p.t.ctx.Done():
 			return
 		case <-p.wake:
 		case s := <-outcome:
-			if p.outcome(oldest, oldest.proposal.Outcome(s)) {
+			if p.outcome(oldest, proposal, s) {
 				timer.Reset(delay)
 				armed = true
 				delay = min(2*delay, resendMost)
@@ -203,33 +203,44 @@ func (p *pipeline) run() {
 	}
 }
 
-// oldest returns the batch in flight that applies next, and the channel of its
-// outcome.
-func (p *pipeline) oldest() (*batch, <-chan multiraft.Signal) {
+// oldest returns the batch in flight that applies next, its proposal, and the
+// channel of its outcome.
+func (p *pipeline) oldest() (*batch, Proposal, <-chan multiraft.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.mu.inflight) == 0 || p.mu.inflight[0].proposal == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	b := p.mu.inflight[0]
-	return b, b.proposal.Done()
+	return b, b.proposal, b.proposal.Done()
 }
 
 // outcome takes in what became of a batch's proposal and tells whether it must be
 // proposed again. If the batch applied, it is no longer in flight. Otherwise,
 // whatever the outcome, it is proposed again, after a while: this copy was not
 // appended, or came too early, or its fate is not known.
-func (p *pipeline) outcome(b *batch, o multiraft.Outcome) (again bool) {
+func (p *pipeline) outcome(b *batch, proposal Proposal, s multiraft.Signal) (again bool) {
+	o := proposal.Outcome(s)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b.proposal = nil
-	if len(p.mu.inflight) == 0 || p.mu.inflight[0] != b {
+	if len(p.mu.inflight) == 0 || p.mu.inflight[0] != b || b.proposal != proposal {
 		return false
 	}
+	b.proposal = nil
 	p.t.r.counters.resent.Add(1)
 	p.t.r.log.Debug("batch did not apply, it is proposed again",
 		zap.Uint64("epoch", p.t.epoch), zap.Uint64("seq", b.seq), zap.Stringer("outcome", o.Kind), zap.Error(o.Err))
 	return true
+}
+
+// resend proposes again everything in flight.
+func (p *pipeline) resend() {
+	p.mu.Lock()
+	for _, b := range p.mu.inflight {
+		b.proposal = nil
+	}
+	p.mu.Unlock()
+	p.kick()
 }
 
 // send proposes all that may be proposed now. An error means to try again later.

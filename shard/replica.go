@@ -158,6 +158,25 @@ func (r *Replica) Phase() Phase {
 	return PhaseFollowing
 }
 
+// Status returns what the replica reports of itself.
+func (r *Replica) Status() *kvdpb.ReplicaStatus {
+	owner, epoch := r.Owner()
+	index, revision := r.Applied()
+	s := &kvdpb.ReplicaStatus{
+		Shard:        r.cfg.Shard,
+		OwnerMember:  owner,
+		Epoch:        epoch,
+		AppliedIndex: index,
+		Revision:     revision,
+		Phase:        string(r.Phase()),
+	}
+	if store := r.store.Load(); store != nil {
+		sizes := store.Sizes()
+		s.SizeBytes, s.Keys = sizes.DiskBytes, sizes.Keys
+	}
+	return s
+}
+
 // Serving tells whether this replica owns the shard and serves it.
 func (r *Replica) Serving() bool {
 	t := r.tenure.Load()

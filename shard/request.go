@@ -23,7 +23,7 @@ type Request struct {
 
 	// Confirm, with Range, asks for everything but the data: the reply's Revision,
 	// Generation and Applied let a gateway read its own replica
-	// (Replica.ReadLocal).
+	// (Replica.Copy).
 	Confirm bool
 
 	// ReadRev, of a Range, is the current revision that the router obtained after

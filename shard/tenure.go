@@ -89,6 +89,7 @@ func (t *tenure) start() {
 func (t *tenure) serve() {
 	if t.phase.CompareAndSwap(phaseWaiting, phaseServing) {
 		t.pipeline.kick()
+		t.r.cfg.OnOwner(t.r.cfg.Shard)
 	}
 }
 
@@ -96,7 +97,8 @@ func (t *tenure) serve() {
 // asked for a revision are told to go elsewhere; writes that have stay in
 // flight.
 func (t *tenure) end() {
-	if t.phase.Swap(phaseOver) == phaseOver {
+	before := t.phase.Swap(phaseOver)
+	if before == phaseOver {
 		return
 	}
 	// The phase comes first: whoever still finds a latch free, or is called by
@@ -105,6 +107,9 @@ func (t *tenure) end() {
 	t.pipeline.stop()
 	t.latches.Close()
 	t.r.notifyChange()
+	if before == phaseServing {
+		t.r.cfg.OnOwner(t.r.cfg.Shard)
+	}
 }
 
 // wait waits for the tenure's goroutines. It must have ended.

@@ -10,6 +10,8 @@ import (
 // apply goroutine. It changes only with commands other than writes, so its
 // sequence and revision are not kept up.
 type view struct {
+	// index is the raft index of the command that made it so.
+	index       uint64
 	ownership   ownership.State
 	desc        *kvdpb.Descriptor
 	span        keyspace.Span
@@ -17,8 +19,9 @@ type view struct {
 	initialized bool
 }
 
-func (s *state) view() *view {
+func (s *state) view(index uint64) *view {
 	return &view{
+		index:       index,
 		ownership:   s.ownership,
 		desc:        s.desc,
 		span:        s.span,

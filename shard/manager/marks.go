@@ -40,6 +40,15 @@ func (d *disk) hasStore(shard, replica uint64) (bool, error) {
 	return exists(d.store(shard, replica))
 }
 
+// makeStore makes the directory of a store that is to begin empty; a seed stays
+// as it is.
+func (d *disk) makeStore(shard, replica uint64) error {
+	if err := os.MkdirAll(d.store(shard, replica), 0o700); err != nil {
+		return fmt.Errorf("create directory of replica %d of shard %d: %w", replica, shard, err)
+	}
+	return durable.SyncDir(d.dir)
+}
+
 func (d *disk) mark(shard, replica uint64, what string) string {
 	return filepath.Join(d.marks(), fmt.Sprintf("%d-%d.%s", shard, replica, what))
 }

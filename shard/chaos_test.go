@@ -1,0 +1,358 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/kvd-io/kvd/multiraft"
+	"github.com/kvd-io/kvd/mvcc"
+	"github.com/kvd-io/kvd/mvcc/keyspace"
+)
+
+// chaos drives a group of three through random changes of leader, lost
+// proposals, pauses and jumps of the sequencer's clock, under load, then heals it
+// and checks against the final history:
+//
+//   - every acknowledged write stands at its revision;
+//   - a write that was told to go elsewhere did not happen;
+//   - every read is exactly the state at its revision;
+//   - revisions follow real time: what began after something ended is newer;
+//   - all replicas hold the same.
+//
+// The seed is printed; KVD_SEED repeats a run as far as scheduling allows.
+type chaos struct {
+	t       *testing.T
+	seq     *fakeSequencer
+	g       *fakeGroup
+	done    atomic.Int64 // largest revision of anything that ended
+	stop    chan struct{}
+	clients sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		reads  []chaosRead
+		writes []chaosWrite
+		unsure int
+	}
+}
+
+type chaosRead struct {
+	key      string
+	revision int64
+	value    string // empty: absent
+	count    int64  // -1 for a point read
+}
+
+type chaosWrite struct {
+	key, value string
+	revision   int64 // 0: did not happen
+}
+
+const chaosKeys = 40
+
+func chaosKey(i int) string { return fmt.Sprintf("key-%02d", i) }
+
+func TestChaos(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("KVD_SEED"); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("KVD_SEED=%d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+
+	c := &chaos{t: t, seq: newFakeSequencer(), g: newFakeGroup(t), stop: make(chan struct{})}
+	for range 3 {
+		c.g.addNode(c.seq, func(cfg *Config) {
+			cfg.Limits.BatchWrites = 2
+			cfg.Limits.Heads = 8
+		})
+	}
+	for i := range 24 {
+		c.clients.Go(func() { c.client(rand.New(rand.NewPCG(seed, uint64(2+i))), i) })
+	}
+	c.g.lead(c.g.nodes[0])
+	end := time.Now().Add(2 * time.Second)
+	for i := 0; time.Now().Before(end); i++ {
+		if i%6 == 5 {
+			c.calm(rng)
+			continue
+		}
+		c.disturb(rng)
+		time.Sleep(time.Duration(rng.IntN(15)) * time.Millisecond)
+	}
+	c.heal(rng)
+	close(c.stop)
+	c.clients.Wait()
+	c.check()
+}
+
+// disturb does one random thing.
+func (c *chaos) disturb(rng *rand.Rand) {
+	n := c.g.nodes[rng.IntN(len(c.g.nodes))]
+	switch rng.IntN(20) {
+	case 0:
+		c.g.lead(nil)
+	case 1:
+		// A new leader whose log lacks what was not committed; a part of it may
+		// arrive late, as forwarded messages do.
+		var late []fakeEntry
+		c.g.do(func() {
+			late = append(late, c.g.mu.entries[c.g.mu.committed:]...)
+			c.g.mu.entries = c.g.mu.entries[:c.g.mu.committed]
+			c.g.mu.hold = false
+		})
+		c.g.lead(n)
+		for _, e := range late {
+			if rng.IntN(2) == 0 {
+				c.g.do(func() {
+					c.g.mu.entries = append(c.g.mu.entries, e)
+					c.g.mu.committed = len(c.g.mu.entries)
+				})
+			} else if rng.IntN(2) == 0 {
+				e.proposal.finish(multiraft.Outcome{Kind: multiraft.Unknown, Err: multiraft.ErrTimeout})
+			}
+		}
+	case 2:
+		c.g.lead(n)
+		c.g.commitAll()
+	case 3:
+		n.pause(true)
+	case 4, 5, 12, 13:
+		n.pause(false)
+	case 6:
+		c.g.do(func() { c.g.mu.lose = multiraft.OutcomeKind(2 + rng.IntN(2)) })
+	case 7, 14, 15:
+		c.g.do(func() { c.g.mu.lose = 0 })
+	case 8:
+		c.g.do(func() { c.g.mu.hold = true })
+	case 9, 16, 17:
+		c.g.commitAll()
+	case 10:
+		c.seq.set(func() { c.seq.mu.remote = !c.seq.mu.remote })
+	case 11:
+		// The lost sequencer's successor goes on above its window.
+		c.seq.set(func() {
+			c.seq.mu.epoch++
+			c.seq.mu.last += 10
+			c.seq.mu.reading = time.Duration(rng.IntN(1000)) * time.Millisecond
+		})
+	}
+	if rng.IntN(3) == 0 {
+		c.seq.advance(time.Duration(rng.IntN(500)) * time.Millisecond)
+	}
+}
+
+// calm ends all disturbance and waits until somebody serves.
+func (c *chaos) calm(rng *rand.Rand) *fakeNode {
+	c.g.do(func() { c.g.mu.lose = 0 })
+	c.g.commitAll()
+	for _, n := range c.g.nodes {
+		n.pause(false)
+	}
+	n := c.g.nodes[rng.IntN(len(c.g.nodes))]
+	if c.g.mu.leader >= 0 && rng.IntN(2) == 0 {
+		n = c.g.nodes[c.g.mu.leader]
+	} else {
+		c.g.lead(nil)
+		c.g.lead(n)
+	}
+	until(c.t, "serving", func() bool {
+		c.seq.advance(10 * time.Millisecond)
+		return n.replica.Serving()
+	})
+	time.Sleep(10 * time.Millisecond)
+	return n
+}
+
+// heal demands progress, and that all replicas get there.
+func (c *chaos) heal(rng *rand.Rand) {
+	n := c.calm(rng)
+	reply, err := c.send(n, putReq("last", "1"))
+	require.NoError(c.t, err)
+	until(c.t, "all replicas applied", func() bool {
+		for _, o := range c.g.nodes {
+			if _, rev := o.replica.Applied(); rev < reply.Revision {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (c *chaos) send(n *fakeNode, req *Request) (*Reply, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	req.Ctx = ctx
+	a := <-call(n.replica, req)
+	return a.reply, a.err
+}
+
+// client sends requests to random members until it is told to stop.
+func (c *chaos) client(rng *rand.Rand, id int) {
+	for i := 0; ; i++ {
+		select {
+		case <-c.stop:
+			return
+		default:
+		}
+		n := c.g.nodes[rng.IntN(len(c.g.nodes))]
+		if !n.replica.Serving() {
+			time.Sleep(time.Millisecond)
+			if rng.IntN(4) > 0 {
+				continue
+			}
+		}
+		began := c.done.Load()
+		key, value := chaosKey(rng.IntN(chaosKeys)), fmt.Sprintf("%d-%d", id, i)
+		var reply *Reply
+		var err error
+		switch rng.IntN(4) {
+		case 0:
+			if reply, err = c.send(n, getReq(key)); err == nil {
+				r := chaosRead{key: key, revision: reply.Revision, count: -1}
+				if len(reply.Range.Kvs) > 0 {
+					r.value = string(reply.Range.Kvs[0].Value)
+				}
+				c.noteRead(r)
+			}
+		case 1:
+			if reply, err = c.send(n, listReq("key", "kez")); err == nil {
+				for _, kv := range reply.Range.Kvs {
+					c.noteRead(chaosRead{key: string(kv.Key), revision: reply.Revision, value: string(kv.Value), count: -1})
+				}
+				c.noteRead(chaosRead{revision: reply.Revision, count: reply.Range.Count})
+			}
+		case 2:
+			// A transaction that writes only if the key has an even version.
+			reply, err = c.send(n, &Request{Txn: &pb.TxnRequest{
+				Compare: []*pb.Compare{{Key: []byte(key), Target: pb.Compare_CREATE, Result: pb.Compare_EQUAL,
+					TargetUnion: &pb.Compare_CreateRevision{CreateRevision: 0}}},
+				Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{
+					RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte(value)}}}},
+				Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{
+					RequestRange: &pb.RangeRequest{Key: []byte(key)}}}},
+			}})
+			if err == nil && !reply.Txn.Succeeded {
+				c.noteRead(chaosRead{key: key, revision: reply.Revision, count: -1,
+					value: string(reply.Txn.Responses[0].GetResponseRange().Kvs[0].Value)})
+			} else {
+				c.noteWrite(key, value, reply, err)
+			}
+		default:
+			reply, err = c.send(n, putReq(key, value))
+			c.noteWrite(key, value, reply, err)
+		}
+		if err != nil {
+			continue
+		}
+		if reply.Revision < began {
+			c.t.Errorf("revision %d after %d had ended", reply.Revision, began)
+		}
+		for {
+			d := c.done.Load()
+			if d >= reply.Revision || c.done.CompareAndSwap(d, reply.Revision) {
+				break
+			}
+		}
+	}
+}
+
+func (c *chaos) noteRead(r chaosRead) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.reads = append(c.mu.reads, r)
+}
+
+func (c *chaos) noteWrite(key, value string, reply *Reply, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ambiguous *AmbiguousError
+	switch {
+	case err == nil:
+		c.mu.writes = append(c.mu.writes, chaosWrite{key, value, reply.Revision})
+	case errors.As(err, &ambiguous), errors.Is(err, context.DeadlineExceeded):
+		c.mu.unsure++
+	default:
+		c.mu.writes = append(c.mu.writes, chaosWrite{key, value, 0})
+	}
+}
+
+func (c *chaos) check() {
+	t := c.t
+	n := c.g.nodes[0]
+	sn := n.replica.Store().NewSnapshot()
+	defer sn.Close()
+	span := keyspace.Users()
+	hash, err := sn.Hash(context.Background(), span, 0)
+	require.NoError(t, err)
+	for _, o := range c.g.nodes[1:] {
+		other := o.replica.Store().NewSnapshot()
+		h, err := other.Hash(context.Background(), span, 0)
+		other.Close()
+		require.NoError(t, err)
+		require.Equal(t, hash, h, "node %d differs", o.index)
+		require.Zero(t, o.replica.Stats().RevisionAlarms)
+	}
+	happened := map[string]bool{}
+	acked := 0
+	for _, w := range c.mu.writes {
+		if w.revision == 0 {
+			continue
+		}
+		acked++
+		kv, err := sn.Get(keyspace.User([]byte(w.key)), w.revision)
+		require.NoError(t, err)
+		require.NotNil(t, kv, "acknowledged write of %s at %d is gone", w.key, w.revision)
+		require.Equal(t, w.revision, kv.ModRevision)
+		require.Equal(t, w.value, string(kv.Value))
+	}
+	_, last := n.replica.Applied()
+	_, err = sn.Events(context.Background(), span, 1, last, 1<<30, eventsInto(happened))
+	require.NoError(t, err)
+	for _, w := range c.mu.writes {
+		require.Equal(t, w.revision != 0, happened[w.value], "write %q, told revision %d", w.value, w.revision)
+	}
+	for _, r := range c.mu.reads {
+		if r.count >= 0 {
+			count, err := sn.Count(context.Background(), keyspace.UserSpan([]byte("key"), []byte("kez")), r.revision)
+			require.NoError(t, err)
+			require.Equal(t, count, r.count, "count at %d", r.revision)
+			continue
+		}
+		kv, err := sn.Get(keyspace.User([]byte(r.key)), r.revision)
+		require.NoError(t, err)
+		value := ""
+		if kv != nil {
+			value = string(kv.Value)
+		}
+		require.Equal(t, value, r.value, "read of %s at %d", r.key, r.revision)
+	}
+	t.Logf("%d writes acknowledged, %d refused, %d unsure, %d reads, %d log entries",
+		acked, len(c.mu.writes)-acked, c.mu.unsure, len(c.mu.reads), len(c.g.mu.entries))
+	require.Greater(t, acked, 20)
+	require.Greater(t, len(c.mu.reads), 20)
+}
+
+// eventsInto notes the values that were ever written.
+func eventsInto(happened map[string]bool) mvcc.VisitEvent {
+	return func(_, _ int64, kv *mvccpb.KeyValue, tombstone bool) bool {
+		if !tombstone {
+			happened[string(kv.Value)] = true
+		}
+		return true
+	}
+}
