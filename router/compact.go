@@ -21,23 +21,13 @@ func (r *Router) Compact(ctx context.Context, req *pb.CompactionRequest) (*pb.Co
 }
 
 func (r *Router) compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error) {
-	g, err := r.current(ctx)
-	if err != nil {
-		return nil, err
-	}
-	resp := &pb.CompactionResponse{Header: &pb.ResponseHeader{Revision: g.First}}
-	switch {
-	case req.Revision > g.First:
-		return nil, rpctypes.ErrGRPCFutureRev
-	case req.Revision == 0 && g.Stamp.CompactRevision == 0:
-		// etcd compacts nothing then, and says yes.
-		return resp, nil
-	case req.Revision <= g.Stamp.CompactRevision:
-		return nil, rpctypes.ErrGRPCCompacted
+	if req.Revision <= 0 {
+		return r.compactNothing(ctx, req.Revision)
 	}
 	wait, cancel := context.WithTimeout(ctx, r.cfg.RequestTimeout)
 	defer cancel()
-	if err := r.cfg.Placement.Compact(wait, req.Revision); err != nil {
+	current, err := r.cfg.Placement.Compact(wait, req.Revision)
+	if err != nil {
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			err = errTimeout
 		}
@@ -48,7 +38,20 @@ func (r *Router) compact(ctx context.Context, req *pb.CompactionRequest) (*pb.Co
 			return nil, err
 		}
 	}
-	return resp, nil
+	return &pb.CompactionResponse{Header: &pb.ResponseHeader{Revision: current}}, nil
+}
+
+// compactNothing answers a compaction below all revisions: etcd says yes to zero
+// as long as nothing was compacted.
+func (r *Router) compactNothing(ctx context.Context, rev int64) (*pb.CompactionResponse, error) {
+	g, err := r.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if rev < 0 || g.Stamp.CompactRevision > 0 {
+		return nil, rpctypes.ErrGRPCCompacted
+	}
+	return &pb.CompactionResponse{Header: &pb.ResponseHeader{Revision: g.First}}, nil
 }
 
 func (r *Router) awaitCollected(ctx context.Context, rev int64) error {

@@ -44,6 +44,8 @@ type View interface {
 	CompactRevision() int64
 	Applied() uint64
 	Generation() uint64
+	// Hash is that of the history of span at rev; see mvcc.
+	Hash(ctx context.Context, span keyspace.Span, rev int64) (uint32, error)
 	Span() keyspace.Span
 	Close()
 }
@@ -72,9 +74,9 @@ type Placement interface {
 	TryCurrent() (shard.Grant, bool)
 	// Map is the range map as this member follows it.
 	Map() *placement.Map
-	// Compact raises the compaction revision. It fails with rpctypes.ErrGRPCCompacted
-	// if it is there already.
-	Compact(ctx context.Context, rev int64) error
+	// Compact raises the compaction revision and answers the current one. It fails
+	// with rpctypes' ErrGRPCCompacted and ErrGRPCFutureRev.
+	Compact(ctx context.Context, rev int64) (current int64, err error)
 }
 
 // Mesh is what the router needs of the member's connections. *peer.Mesh is one.

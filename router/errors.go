@@ -73,9 +73,11 @@ func clientError(err error) error {
 	if err == nil {
 		return nil
 	}
-	// A status, such as all of rpctypes' errors, says it all.
-	if _, ok := status.FromError(err); ok {
-		return err
+	// A status, such as all of rpctypes' errors, says it all; clients compare its
+	// text, so what it was wrapped in is left out.
+	var st interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &st) {
+		return st.GRPCStatus().Err()
 	}
 	var ambiguous *shard.AmbiguousError
 	var etcd rpctypes.EtcdError

@@ -79,7 +79,8 @@ func resolveLocal(ctx context.Context, rev int64, reps []Replica) []resolved {
 		one := func() {
 			res, err := rep.Resolve(ctx, rev)
 			if err != nil {
-				res.Shard = rep.Descriptor().Shard
+				// A replica that holds no entry yet has no descriptor to name it.
+				res.Shard = rep.Descriptor().GetShard()
 			}
 			answers[i] = resolved{Resolved: res, err: err}
 		}

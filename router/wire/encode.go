@@ -240,3 +240,13 @@ func AppendBody(b []byte, m any) (_ []byte, ok bool) {
 	}
 	return b, false
 }
+
+// SizeNested is the size of a response, header included, as the first field of
+// another message.
+func SizeNested(m any) int { return sizeMessage(1, sizeResponse(m)) }
+
+// AppendNested appends a response, header included, as the first field of another
+// message.
+func AppendNested(b []byte, m any) []byte {
+	return appendResponse(appendLength(b, 1, sizeResponse(m)), m)
+}

@@ -1,0 +1,144 @@
+// Package codec is the gRPC codec of the client port: protobuf, with the
+// messages of the KV service encoded and decoded by package wire, in pooled
+// buffers, and everything else by google's library.
+//
+// A KV request is decoded together with its encoding ([Request]), so that a
+// gateway forwards the client's own bytes; a response can be the bytes that the
+// owner encoded, behind a header of this member ([Reply]).
+package codec
+
+import (
+	"fmt"
+
+	"github.com/kvd-io/kvd/router/wire"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+)
+
+// Codec implements encoding.CodecV2. It has no state.
+type Codec struct{}
+
+// Name implements encoding.CodecV2.
+func (Codec) Name() string { return "proto" }
+
+// Request is a KV request and the bytes that it came in. The bytes and the
+// message share memory; neither may be changed.
+type Request struct {
+	// Message is set by the handler to an empty message of the method's type.
+	Message proto.Message
+	Raw     []byte
+}
+
+// Reply is a KV response: a header, and either a message, whose own header is
+// left out, or the encoding of one that has none.
+type Reply struct {
+	Header  pb.ResponseHeader
+	Message proto.Message
+	// Body is freed once it is written.
+	Body mem.Buffer
+}
+
+// joinBelow is the size up to which a body is copied behind its header, which is
+// cheaper than a buffer of its own.
+const joinBelow = 4 << 10
+
+// Marshal implements encoding.CodecV2.
+func (Codec) Marshal(v any) (mem.BufferSlice, error) {
+	switch m := v.(type) {
+	case *Reply:
+		return m.marshal()
+	case *pb.RangeStreamResponse:
+		return marshalChunk(m), nil
+	case proto.Message:
+		return marshalGoogle(m)
+	}
+	return nil, fmt.Errorf("cannot encode a %T", v)
+}
+
+func (m *Reply) marshal() (mem.BufferSlice, error) {
+	head := wire.SizeHeaderField(&m.Header)
+	if m.Body != nil {
+		n := m.Body.Len()
+		if n > joinBelow {
+			b, done := buffer(head)
+			*b = wire.AppendHeaderField(*b, &m.Header)
+			return mem.BufferSlice{done(b), m.Body}, nil
+		}
+		b, done := buffer(head + n)
+		*b = append(wire.AppendHeaderField(*b, &m.Header), m.Body.ReadOnlyData()...)
+		m.Body.Free()
+		return mem.BufferSlice{done(b)}, nil
+	}
+	n, ok := wire.SizeBody(m.Message)
+	if !ok {
+		return nil, fmt.Errorf("cannot encode a reply with a %T", m.Message)
+	}
+	b, done := buffer(head + n)
+	*b, _ = wire.AppendBody(wire.AppendHeaderField(*b, &m.Header), m.Message)
+	return mem.BufferSlice{done(b)}, nil
+}
+
+func marshalChunk(m *pb.RangeStreamResponse) mem.BufferSlice {
+	r := m.RangeResponse
+	if r == nil {
+		return mem.BufferSlice{mem.SliceBuffer(nil)}
+	}
+	n := wire.SizeNested(r)
+	b, done := buffer(n)
+	*b = wire.AppendNested(*b, r)
+	return mem.BufferSlice{done(b)}
+}
+
+func marshalGoogle(m proto.Message) (mem.BufferSlice, error) {
+	b, done := buffer(proto.Size(m))
+	out, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(*b, m)
+	if err != nil {
+		return nil, err
+	}
+	*b = out
+	return mem.BufferSlice{done(b)}, nil
+}
+
+// buffer returns an empty slice with room for size bytes, and what makes a
+// gRPC buffer of it once it is filled.
+func buffer(size int) (b *[]byte, done func(*[]byte) mem.Buffer) {
+	if mem.IsBelowBufferPoolingThreshold(size) {
+		s := make([]byte, 0, size)
+		return &s, sliceBuffer
+	}
+	b = mem.DefaultBufferPool().Get(size)
+	*b = (*b)[:0]
+	return b, pooledBuffer
+}
+
+func sliceBuffer(b *[]byte) mem.Buffer { return mem.SliceBuffer(*b) }
+
+func pooledBuffer(b *[]byte) mem.Buffer { return mem.NewBuffer(b, mem.DefaultBufferPool()) }
+
+// Unmarshal implements encoding.CodecV2.
+func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	switch m := v.(type) {
+	case *Request:
+		m.Raw = own(data)
+		return wire.Unmarshal(m.Raw, m.Message)
+	case *pb.RangeRequest, *pb.PutRequest, *pb.DeleteRangeRequest, *pb.TxnRequest:
+		return wire.Unmarshal(own(data), v.(proto.Message))
+	case proto.Message:
+		b := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer b.Free()
+		return proto.Unmarshal(b.ReadOnlyData(), m)
+	}
+	return fmt.Errorf("cannot decode a %T", v)
+}
+
+// own returns the bytes of data as memory that is never used again by others. A
+// small message lies in memory of its own already.
+func own(data mem.BufferSlice) []byte {
+	if len(data) == 1 {
+		if b, ok := data[0].(mem.SliceBuffer); ok {
+			return b
+		}
+	}
+	return data.Materialize()
+}

@@ -1,0 +1,153 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"math"
+	"net"
+	"time"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/router"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+)
+
+// Router is what the services need of the router. *router.Router is one.
+type Router interface {
+	Do(ctx context.Context, req proto.Message, raw []byte) (router.Response, error)
+	Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
+	RangeStream(ctx context.Context, req *pb.RangeRequest, send func(*pb.RangeResponse) error) error
+	Compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error)
+	HashKV(ctx context.Context, rev int64) (router.Hash, error)
+	Shards(ctx context.Context) (infos []router.ShardInfo, version uint64, err error)
+	Shard(ctx context.Context, id uint64) (router.ShardInfo, error)
+	Split(ctx context.Context, key []byte) (left, right *kvdpb.Descriptor, err error)
+}
+
+// Watcher is the watch hub.
+type Watcher interface {
+	// NewStream begins a client's stream of watches. send is called for one
+	// response at a time and may block while the client is slow; after its first
+	// error it is not called again. It fills in the header but for the revision.
+	NewStream(send func(*pb.WatchResponse) error) WatchStream
+}
+
+// WatchStream is one client's stream.
+type WatchStream interface {
+	// Create adds a watch. What it answers, created or refused, goes through send.
+	Create(ctx context.Context, req *pb.WatchCreateRequest)
+	// Cancel ends a watch; an unknown id is ignored, as in etcd.
+	Cancel(id int64)
+	// Progress asks for a notification once all watches of the stream are synced.
+	Progress()
+	// Close ends all watches and returns once send is no longer called.
+	Close()
+}
+
+// Cluster is what the services need to know of the cluster.
+type Cluster interface {
+	ClusterID() uint64
+	Members() []*kvdpb.Member
+	// SequencerMember is the member that clients are told to be the leader; 0
+	// while there is none.
+	SequencerMember() uint64
+	// Term never falls.
+	Term() uint64
+	// Barrier is a linearizable read of the members.
+	Barrier(ctx context.Context) error
+}
+
+// Storage is what this member's replicas add up to.
+type Storage struct {
+	// DiskBytes is the space on disk, LiveBytes what of it is in use.
+	DiskBytes, LiveBytes int64
+	// Applied is a count of applied raft entries, Revision the largest revision
+	// that is applied here.
+	Applied  uint64
+	Revision int64
+}
+
+// Port is a listener of the client side.
+type Port struct {
+	net.Listener
+	// Secure: connections speak TLS, as Config.TLS says.
+	Secure bool
+	// GRPC and HTTP say what is served. Metrics: only metrics and health are.
+	GRPC, HTTP, Metrics bool
+}
+
+// Config is what a Server is made of.
+type Config struct {
+	Member  uint64
+	Router  Router
+	Watcher Watcher
+	Cluster Cluster
+	Storage func() Storage
+	Ports   []Port
+	// TLS is needed if a port is secure.
+	TLS    *tls.Config
+	Logger *zap.Logger
+
+	// MaxRequestBytes bounds writes, MaxTxnOps the operations of a transaction.
+	// Defaults are etcd's.
+	MaxRequestBytes, MaxTxnOps uint
+	MaxConcurrentStreams       uint32
+	// The keepalive settings are etcd's flags; 0 turns the server's pings off.
+	KeepAliveMinTime, KeepAliveInterval, KeepAliveTimeout time.Duration
+	// QuotaBytes is reported in Status.
+	QuotaBytes int64
+	// ElectionTimeout is the tick of the watch on lost leaders.
+	ElectionTimeout time.Duration
+	// RequestTimeout bounds health checks.
+	RequestTimeout time.Duration
+	EnablePprof    bool
+}
+
+const (
+	defaultMaxRequestBytes = 1536 << 10
+	defaultMaxTxnOps       = 128
+	defaultQuotaBytes      = 2 << 30
+	// overheadBytes is how much larger than a request its message may be, as in
+	// etcd.
+	overheadBytes = 512 << 10
+)
+
+func (c *Config) fill() error {
+	var errs []error
+	if c.Member == 0 {
+		errs = append(errs, errors.New("api: member id is zero"))
+	}
+	if c.Router == nil || c.Watcher == nil || c.Cluster == nil || c.Storage == nil {
+		errs = append(errs, errors.New("api: Router, Watcher, Cluster and Storage are needed"))
+	}
+	for _, p := range c.Ports {
+		if p.Secure && c.TLS == nil {
+			errs = append(errs, errors.New("api: a secure port without TLS configuration"))
+		}
+	}
+	if c.MaxRequestBytes == 0 {
+		c.MaxRequestBytes = defaultMaxRequestBytes
+	}
+	if c.MaxTxnOps == 0 {
+		c.MaxTxnOps = defaultMaxTxnOps
+	}
+	if c.MaxConcurrentStreams == 0 {
+		c.MaxConcurrentStreams = math.MaxUint32
+	}
+	if c.QuotaBytes == 0 {
+		c.QuotaBytes = defaultQuotaBytes
+	}
+	if c.ElectionTimeout == 0 {
+		c.ElectionTimeout = time.Second
+	}
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = 5*time.Second + 2*c.ElectionTimeout
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,169 @@
+package api
+
+import (
+	"context"
+
+	"github.com/kvd-io/kvd/api/check"
+	"github.com/kvd-io/kvd/api/codec"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// kvServer serves etcd's KV service.
+type kvServer struct {
+	headers
+	router          Router
+	gate            *gate
+	stats           *callStats
+	maxTxnOps       int
+	maxRequestBytes int
+}
+
+// kvDesc is pb.KV_ServiceDesc with handlers that see the bytes of requests and
+// answer with bytes where they have them. Its interceptor is not called: what it
+// does for other services, serve does itself.
+func kvDesc() *grpc.ServiceDesc {
+	desc := pb.KV_ServiceDesc
+	desc.HandlerType = (*kvService)(nil)
+	desc.Methods = []grpc.MethodDesc{
+		{MethodName: "Range", Handler: kvMethod(statRange, func() *kvCall[pb.RangeRequest] { return &kvCall[pb.RangeRequest]{} }, (*kvServer).checkRange)},
+		{MethodName: "Put", Handler: kvMethod(statPut, func() *kvCall[pb.PutRequest] { return &kvCall[pb.PutRequest]{} }, (*kvServer).checkPut)},
+		{MethodName: "DeleteRange", Handler: kvMethod(statDelete, func() *kvCall[pb.DeleteRangeRequest] { return &kvCall[pb.DeleteRangeRequest]{} }, (*kvServer).checkDelete)},
+		{MethodName: "Txn", Handler: kvMethod(statTxn, func() *kvCall[pb.TxnRequest] { return &kvCall[pb.TxnRequest]{} }, (*kvServer).checkTxn)},
+		{MethodName: "Compact", Handler: compactMethod},
+	}
+	desc.Streams = []grpc.StreamDesc{{StreamName: "RangeStream", Handler: rangeStreamMethod, ServerStreams: true}}
+	return &desc
+}
+
+// kvService is what gRPC wants to know of the server's type.
+type kvService interface{ serveKV() }
+
+func (s *kvServer) serveKV() {}
+
+// kvCall is a request's message with all that the call needs, in one piece of
+// memory.
+type kvCall[T any] struct {
+	req   codec.Request
+	msg   T
+	reply codec.Reply
+}
+
+type methodHandler = func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error)
+
+func kvMethod[T any, M interface {
+	*T
+	proto.Message
+}](stat callStat, newCall func() *kvCall[T], check func(*kvServer, M, int) error) methodHandler {
+	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		s := srv.(*kvServer)
+		s.stats.started(stat)
+		c := newCall()
+		m := M(&c.msg)
+		c.req.Message = m
+		err := dec(&c.req)
+		if err == nil {
+			err = check(s, m, len(c.req.Raw))
+		}
+		if err == nil {
+			err = s.serve(ctx, m, c.req.Raw, &c.reply)
+		}
+		s.stats.handled(stat, err)
+		if err != nil {
+			return nil, err
+		}
+		return &c.reply, nil
+	}
+}
+
+func (s *kvServer) serve(ctx context.Context, m proto.Message, raw []byte, reply *codec.Reply) error {
+	if err := s.gate.unary(ctx); err != nil {
+		return err
+	}
+	res, err := s.router.Do(ctx, m, raw)
+	if err != nil {
+		return err
+	}
+	s.fill(&reply.Header, res.Revision)
+	reply.Message, reply.Body = res.Message, res.Body
+	return nil
+}
+
+func (s *kvServer) checkRange(m *pb.RangeRequest, _ int) error { return check.Range(m) }
+
+func (s *kvServer) checkPut(m *pb.PutRequest, size int) error {
+	if err := check.Put(m); err != nil {
+		return err
+	}
+	return s.checkSize(size)
+}
+
+func (s *kvServer) checkDelete(m *pb.DeleteRangeRequest, size int) error {
+	if err := check.DeleteRange(m); err != nil {
+		return err
+	}
+	return s.checkSize(size)
+}
+
+func (s *kvServer) checkTxn(m *pb.TxnRequest, size int) error {
+	if err := check.Txn(m, s.maxTxnOps); err != nil {
+		return err
+	}
+	if size > s.maxRequestBytes && !check.ReadOnly(m) {
+		return rpctypes.ErrGRPCRequestTooLarge
+	}
+	return nil
+}
+
+func (s *kvServer) checkSize(size int) error {
+	if size > s.maxRequestBytes {
+		return rpctypes.ErrGRPCRequestTooLarge
+	}
+	return nil
+}
+
+func compactMethod(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	s := srv.(*kvServer)
+	s.stats.started(statCompact)
+	resp, err := s.compact(ctx, dec)
+	s.stats.handled(statCompact, err)
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (s *kvServer) compact(ctx context.Context, dec func(any) error) (*pb.CompactionResponse, error) {
+	req := &pb.CompactionRequest{}
+	if err := dec(req); err != nil {
+		return nil, err
+	}
+	if err := s.gate.unary(ctx); err != nil {
+		return nil, err
+	}
+	resp, err := s.router.Compact(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	s.fill(resp.Header, resp.Header.Revision)
+	return resp, nil
+}
+
+func rangeStreamMethod(srv any, stream grpc.ServerStream) error {
+	s := srv.(*kvServer)
+	req := &pb.RangeRequest{}
+	if err := stream.RecvMsg(req); err != nil {
+		return err
+	}
+	if err := check.RangeStream(req); err != nil {
+		return err
+	}
+	return s.router.RangeStream(stream.Context(), req, func(m *pb.RangeResponse) error {
+		if m.Header != nil {
+			s.fill(m.Header, m.Header.Revision)
+		}
+		return stream.SendMsg(&pb.RangeStreamResponse{RangeResponse: m})
+	})
+}

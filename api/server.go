@@ -1,0 +1,212 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/kvd-io/kvd/api/codec"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/prometheus/client_golang/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+)
+
+const (
+	// streamWorkers is how many goroutines stand ready for requests; their stacks
+	// have grown already. Requests beyond get goroutines of their own.
+	streamWorkers = 256
+	// Flow control windows for what clients send.
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+	// readHeaderTimeout bounds how slowly an HTTP request may begin.
+	readHeaderTimeout = 30 * time.Second
+)
+
+// Server is the client side of a member.
+type Server struct {
+	cfg      Config
+	stats    callStats
+	registry *prometheus.Registry
+	gate     *gate
+	grpc     *grpc.Server
+	health   *health.Server
+	pagesSrv *http.Server
+	metrics  *http.Server
+
+	grpcConns, httpConns, metricsConns *handed
+	ports                              []*port
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	stop   sync.Once
+}
+
+// New makes a server. It owns the ports from here on, also if it fails.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.fill(); err != nil {
+		for _, p := range cfg.Ports {
+			err = errors.Join(err, p.Listener.Close())
+		}
+		return nil, err
+	}
+	s := &Server{cfg: cfg, registry: prometheus.NewRegistry(), gate: newGate(cfg.Cluster), health: health.NewServer()}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.registry.MustRegister(collector{s})
+	s.grpc = grpc.NewServer(s.options()...)
+	s.register()
+	s.pagesSrv = &http.Server{Handler: s.pages(false), ReadHeaderTimeout: readHeaderTimeout, ErrorLog: zap.NewStdLog(zap.NewNop())}
+	s.metrics = &http.Server{Handler: s.pages(true), ReadHeaderTimeout: readHeaderTimeout, ErrorLog: zap.NewStdLog(zap.NewNop())}
+	if len(cfg.Ports) > 0 {
+		addr := cfg.Ports[0].Addr()
+		s.grpcConns, s.httpConns, s.metricsConns = newHanded(addr), newHanded(addr), newHanded(addr)
+	}
+	for _, p := range cfg.Ports {
+		var toGRPC, toHTTP *handed
+		if p.GRPC {
+			toGRPC = s.grpcConns
+		}
+		switch {
+		case p.HTTP:
+			toHTTP = s.httpConns
+		case p.Metrics:
+			toHTTP = s.metricsConns
+		}
+		s.ports = append(s.ports, newPort(p, cfg.TLS, toGRPC, toHTTP, cfg.Logger))
+	}
+	return s, nil
+}
+
+func (s *Server) options() []grpc.ServerOption {
+	opts := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec.Codec{}),
+		grpc.Creds(doneHandshakes{}),
+		grpc.MaxRecvMsgSize(int(min(uint64(s.cfg.MaxRequestBytes)+overheadBytes, math.MaxInt32))),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxConcurrentStreams(s.cfg.MaxConcurrentStreams),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.SharedWriteBuffer(true),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.ChainUnaryInterceptor(s.gate.interceptUnary),
+		grpc.ChainStreamInterceptor(s.gate.interceptStream),
+		grpc.UnknownServiceHandler(unimplemented),
+	}
+	if s.cfg.KeepAliveMinTime > 0 {
+		opts = append(opts, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: s.cfg.KeepAliveMinTime}))
+	}
+	if s.cfg.KeepAliveInterval > 0 && s.cfg.KeepAliveTimeout > 0 {
+		opts = append(opts, grpc.KeepaliveParams(keepalive.ServerParameters{Time: s.cfg.KeepAliveInterval, Timeout: s.cfg.KeepAliveTimeout}))
+	}
+	return opts
+}
+
+func (s *Server) register() {
+	h := headers{member: s.cfg.Member, cluster: s.cfg.Cluster}
+	s.grpc.RegisterService(kvDesc(), &kvServer{
+		headers: h, router: s.cfg.Router, gate: s.gate, stats: &s.stats,
+		maxTxnOps: int(s.cfg.MaxTxnOps), maxRequestBytes: int(s.cfg.MaxRequestBytes),
+	})
+	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher})
+	pb.RegisterClusterServer(s.grpc, &clusterServer{headers: h})
+	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{headers: h, router: s.cfg.Router, storage: s.cfg.Storage, quota: s.cfg.QuotaBytes})
+	kvdpb.RegisterShardAdminServer(s.grpc, &shardServer{router: s.cfg.Router, cluster: s.cfg.Cluster})
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+}
+
+// Start serves until Stop.
+func (s *Server) Start() error {
+	if s.ctx.Err() != nil {
+		return errors.New("api: server was stopped")
+	}
+	s.spawn("watch on leaders", func() error { s.gate.run(s.ctx, s.cfg.ElectionTimeout); return nil })
+	if len(s.ports) > 0 {
+		s.spawn("gRPC server", func() error { return s.grpc.Serve(s.grpcConns) })
+		s.spawn("HTTP server", func() error { return ignoreClosed(s.pagesSrv.Serve(s.httpConns)) })
+		s.spawn("metrics server", func() error { return ignoreClosed(s.metrics.Serve(s.metricsConns)) })
+	}
+	for _, p := range s.ports {
+		s.spawn(fmt.Sprintf("client port %s", p.Addr()), p.serve)
+		message := "serving client traffic insecurely; this is strongly discouraged!"
+		if p.Secure {
+			message = "serving client traffic securely"
+		}
+		s.cfg.Logger.Info(message, zap.String("traffic", traffic(p.Port)), zap.String("address", p.Addr().String()))
+	}
+	return nil
+}
+
+func traffic(p Port) string {
+	switch {
+	case p.GRPC && p.HTTP:
+		return "grpc+http"
+	case p.GRPC:
+		return "grpc"
+	case p.HTTP:
+		return "http"
+	}
+	return "metrics"
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) spawn(what string, f func() error) {
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		if err := f(); err != nil && s.ctx.Err() == nil {
+			s.cfg.Logger.Error("client side stopped serving", zap.String("part", what), zap.Error(err))
+		}
+	}()
+}
+
+// Stop refuses new connections and requests, lets those under way finish for at
+// most grace, and returns when everything has ended.
+func (s *Server) Stop(grace time.Duration) {
+	s.stop.Do(func() {
+		s.health.Shutdown()
+		s.cancel()
+		for _, p := range s.ports {
+			if err := p.Close(); err != nil {
+				s.cfg.Logger.Debug("close client port", zap.Error(err))
+			}
+		}
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			s.grpc.GracefulStop()
+		}()
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-stopped:
+		case <-timer.C:
+			s.grpc.Stop()
+			<-stopped
+		}
+		for _, h := range []*http.Server{s.pagesSrv, s.metrics} {
+			// Pages are not worth waiting for.
+			_ = h.Close()
+		}
+		for _, h := range []*handed{s.grpcConns, s.httpConns, s.metricsConns} {
+			if h != nil {
+				_ = h.Close()
+			}
+		}
+	})
+	s.wg.Wait()
+}

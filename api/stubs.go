@@ -1,0 +1,24 @@
+package api
+
+import (
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// unimplemented answers the methods of services that are not registered.
+func unimplemented(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	switch service {
+	case "etcdserverpb.Lease":
+		return status.Errorf(codes.Unimplemented, "kvd: leases are not supported yet (%s)", name)
+	case "etcdserverpb.Auth":
+		return status.Errorf(codes.Unimplemented, "kvd: authentication is not supported yet (%s)", name)
+	case "v3lockpb.Lock", "v3electionpb.Election":
+		return status.Errorf(codes.Unimplemented, "kvd: %s is not supported yet (%s)", service, name)
+	}
+	return status.Errorf(codes.Unimplemented, "unknown service %s", service)
+}
