@@ -51,7 +51,7 @@ func (r *Router) hashAt(ctx context.Context, h *Hash) error {
 	for i, d := range live {
 		ids[i] = d.Shard
 	}
-	got, err := r.Resolve(ctx, h.Revision, ids)
+	got, err := r.resolveAll(ctx, h.Revision, ids)
 	if err != nil {
 		return errors.Join(ErrStaleView, err)
 	}

@@ -15,10 +15,28 @@ import (
 )
 
 // Resolve asks the owners of shards for their resolved revisions, at least rev
-// each: one message per member, whatever the number of shards. It returns what
-// it got; the error joins those of the others. It tries once: the callers ask
-// again when they next want to know.
-func (r *Router) Resolve(ctx context.Context, rev int64, shards []uint64) ([]shard.Resolved, error) {
+// each: one message per member, whatever the number of shards. It calls answer,
+// from any goroutine, for each shard whose owner can tell, and returns when no
+// more answers will come or ctx ends. It tries once: the callers ask again when
+// they next want to know.
+func (r *Router) Resolve(ctx context.Context, rev int64, shards []uint64, answer func(shard.Resolved)) {
+	// What could not be had is not answered.
+	_ = r.resolveEach(ctx, rev, shards, answer)
+}
+
+// resolveAll returns what was answered; the error joins those of the others.
+func (r *Router) resolveAll(ctx context.Context, rev int64, shards []uint64) ([]shard.Resolved, error) {
+	var mu sync.Mutex
+	var all []shard.Resolved
+	err := r.resolveEach(ctx, rev, shards, func(res shard.Resolved) {
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, res)
+	})
+	return all, err
+}
+
+func (r *Router) resolveEach(ctx context.Context, rev int64, shards []uint64, answer func(shard.Resolved)) error {
 	var local []Replica
 	remote := make(map[uint64][]uint64)
 	var errs []error
@@ -39,32 +57,32 @@ func (r *Router) Resolve(ctx context.Context, rev int64, shards []uint64) ([]sha
 			remote[member] = append(remote[member], id)
 		}
 	}
-	got := make(chan []resolved)
-	ways := 0
+	var mu sync.Mutex
+	take := func(as []resolved) {
+		for _, a := range as {
+			if a.err == nil {
+				answer(a.Resolved)
+				continue
+			}
+			r.learnFrom(a.err)
+			mu.Lock()
+			errs = append(errs, fmt.Errorf("shard %d: %w", a.Shard, a.err))
+			mu.Unlock()
+		}
+	}
+	var wg sync.WaitGroup
 	for member, ids := range remote {
 		for len(ids) > 0 {
-			n := min(len(ids), maxResolve)
-			ways++
-			go func(ids []uint64) { got <- r.resolveRemote(ctx, member, rev, ids) }(ids[:n])
-			ids = ids[n:]
+			some := ids[:min(len(ids), maxResolve)]
+			ids = ids[len(some):]
+			wg.Go(func() { take(r.resolveRemote(ctx, member, rev, some)) })
 		}
 	}
 	if len(local) > 0 {
-		ways++
-		go func() { got <- resolveLocal(ctx, rev, local) }()
+		take(resolveLocal(ctx, rev, local))
 	}
-	var out []shard.Resolved
-	for range ways {
-		for _, a := range <-got {
-			if a.err != nil {
-				r.learnFrom(a.err)
-				errs = append(errs, fmt.Errorf("shard %d: %w", a.Shard, a.err))
-				continue
-			}
-			out = append(out, a.Resolved)
-		}
-	}
-	return out, errors.Join(errs...)
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // maxResolving bounds how many shards of one question wait at a time.
@@ -253,6 +271,6 @@ func (r *Router) refreshOnce(ctx context.Context) {
 		return
 	}
 	// What could not be had now is asked again at the next tick.
-	got, _ := r.Resolve(ctx, g.First, ids)
+	got, _ := r.resolveAll(ctx, g.First, ids)
 	r.stale.learn(got, func(id uint64) bool { return m.ByID(id) != nil })
 }
