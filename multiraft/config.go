@@ -13,17 +13,13 @@ import (
 	"github.com/kvd-io/kvd/multiraft/peer"
 )
 
-// The engine's shape. stepWorkers and logShards are part of the data directory's format, see stamp: all groups share one log store, so
-// that a sync serves every group that is ready, and two workers beat Dragonboat's sixteen about twofold on spread traffic.
+// The engine's shape. stepWorkers is part of the data directory's format, see stamp: a worker's sync serves every group of it that is ready, so
+// two workers beat Dragonboat's sixteen about twofold on spread traffic.
 const (
 	stepWorkers     = 2
-	logShards       = 1
 	applyWorkers    = 16
 	snapshotWorkers = 16
 	closeWorkers    = 8
-
-	logMemtable  = 64 << 20
-	logMemtables = 4
 
 	maxQueueBytes = 128 << 20
 	// maxLogInMemory bounds what one replica keeps of entries that are not yet applied; beyond it proposals are refused.

@@ -11,7 +11,10 @@ import (
 
 	"github.com/lni/dragonboat/v4"
 	"github.com/lni/dragonboat/v4/config"
+	"github.com/lni/dragonboat/v4/raftio"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/multiraft/logstore"
 )
 
 // Host runs this member's replicas of any number of raft groups. It is safe for concurrent use.
@@ -63,43 +66,45 @@ func NewHost(cfg Config) (h *Host, err error) {
 	return h, nil
 }
 
-// logElement is the directory, in Dir and in WALDir, that is Dragonboat's.
-const logElement = "log"
+// What is in Dir: Dragonboat's own files, the log store, which lies in WALDir as well if there is one, and markers.
+const (
+	hostElement    = "host"
+	entriesElement = "log"
+)
 
 // prepareDirs makes the directories and checks that they are this member's.
 func (h *Host) prepareDirs() error {
 	if err := os.MkdirAll(h.markers, 0o700); err != nil {
 		return fmt.Errorf("multiraft: %w", err)
 	}
-	logs := []string{filepath.Join(h.cfg.Dir, logElement)}
+	data := []string{filepath.Join(h.cfg.Dir, hostElement), filepath.Join(h.cfg.Dir, entriesElement)}
 	if h.cfg.WALDir != "" {
-		logs = append(logs, filepath.Join(h.cfg.WALDir, logElement))
+		data = append(data, filepath.Join(h.cfg.WALDir, entriesElement))
 	}
-	complete, err := readStamp(h.cfg.Dir, h.cfg.stamp(), logs)
+	complete, err := readStamp(h.cfg.Dir, h.cfg.stamp(), data)
 	if err != nil {
 		return err
 	}
-	for _, dir := range logs {
+	for _, dir := range data {
 		if !complete {
 			if err := os.RemoveAll(dir); err != nil {
 				return fmt.Errorf("multiraft: %w", err)
 			}
 		}
-		if err := nameless(dir); err != nil {
-			return err
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("multiraft: %w", err)
 		}
 	}
-	return nil
+	return nameless(data[0])
 }
 
 func (h *Host) nodeHostConfig() config.NodeHostConfig {
-	logs := config.GetDefaultLogDBConfig()
-	logs.Shards = logShards
-	logs.KVWriteBufferSize = logMemtable
-	logs.KVMaxWriteBufferNumber = logMemtables
-	nhc := config.NodeHostConfig{
+	// The log store brings its own configuration; this one only says that there is one of it.
+	logs := config.GetTinyMemLogDBConfig()
+	logs.Shards = 1
+	return config.NodeHostConfig{
 		DeploymentID:        h.cfg.DeploymentID,
-		NodeHostDir:         filepath.Join(h.cfg.Dir, logElement),
+		NodeHostDir:         filepath.Join(h.cfg.Dir, hostElement),
 		RTTMillisecond:      uint64(h.cfg.Heartbeat / time.Millisecond),
 		RaftAddress:         address(h.cfg.MemberID),
 		MaxSendQueueSize:    maxQueueBytes,
@@ -108,16 +113,28 @@ func (h *Host) nodeHostConfig() config.NodeHostConfig {
 		SystemEventListener: &systemListener{h: h},
 		Expert: config.ExpertConfig{
 			TransportFactory: h.transport,
+			LogDBFactory:     &logFactory{h},
 			LogDB:            logs,
 			Engine: config.EngineConfig{
 				ExecShards: stepWorkers, CommitShards: 1, ApplyShards: applyWorkers, SnapshotShards: snapshotWorkers, CloseShards: closeWorkers,
 			},
 		},
 	}
-	if h.cfg.WALDir != "" {
-		nhc.WALDir = filepath.Join(h.cfg.WALDir, logElement)
+}
+
+// logFactory opens the log store for Dragonboat.
+type logFactory struct{ h *Host }
+
+func (f *logFactory) Name() string { return logstore.Name }
+
+func (f *logFactory) Create(_ config.NodeHostConfig, busy config.LogDBCallback, _, _ []string) (raftio.ILogDB, error) {
+	cfg := &f.h.cfg
+	opts := logstore.Options{Dir: filepath.Join(cfg.Dir, entriesElement), NoSync: cfg.UnsafeNoFsync, Fatal: cfg.OnFatal,
+		Busy: func(b bool) { busy(config.LogDBInfo{Busy: b}) }, Logger: cfg.Logger.Named("raftlog")}
+	if cfg.WALDir != "" {
+		opts.WALDir = filepath.Join(cfg.WALDir, entriesElement)
 	}
-	return nhc
+	return logstore.Open(opts)
 }
 
 // openNodeHost turns Dragonboat's panics about a bad directory into errors.

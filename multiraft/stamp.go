@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/kvd-io/kvd/multiraft/logstore"
 )
 
 const (
@@ -21,7 +23,7 @@ type stamp struct {
 	MemberID     string `json:"member"`
 	DeploymentID string `json:"deployment"`
 	StepWorkers  uint64 `json:"step_workers"`
-	LogShards    uint64 `json:"log_shards"`
+	LogFormat    int    `json:"log_format"`
 	SeparateWAL  bool   `json:"separate_wal"`
 	// Complete is set once the log store was opened for the first time. Until then nothing can be in it, and what a crash left of it is thrown away,
 	// because Dragonboat does not write its own files atomically.
@@ -30,7 +32,7 @@ type stamp struct {
 
 func (c *Config) stamp() stamp {
 	return stamp{Format: stampFormat, MemberID: fmt.Sprintf("%016x", c.MemberID), DeploymentID: fmt.Sprintf("%016x", c.DeploymentID),
-		StepWorkers: stepWorkers, LogShards: logShards, SeparateWAL: c.WALDir != ""}
+		StepWorkers: stepWorkers, LogFormat: logstore.Format, SeparateWAL: c.WALDir != ""}
 }
 
 // readStamp compares the directory's stamp with what this process would write. complete is false for a directory that is new; logs are where the log store
@@ -65,7 +67,7 @@ func readStamp(dir string, want stamp, logs []string) (complete bool, err error)
 	differ("member id", have.MemberID, want.MemberID)
 	differ("cluster id", have.DeploymentID, want.DeploymentID)
 	differ("number of step workers", have.StepWorkers, want.StepWorkers)
-	differ("number of log shards", have.LogShards, want.LogShards)
+	differ("format of the log", have.LogFormat, want.LogFormat)
 	differ("separate WAL directory", have.SeparateWAL, want.SeparateWAL)
 	if err := errors.Join(errs...); err != nil {
 		return false, fmt.Errorf("multiraft: %s belongs to another member or configuration: %w", dir, err)

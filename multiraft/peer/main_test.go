@@ -20,13 +20,13 @@ const testCluster = 0xc1
 
 // net of meshes on loopback, whose addresses are known to each other.
 type testNet struct {
-	t  *testing.T
+	t  testing.TB
 	mu sync.Mutex
 	// urls is the member table.
 	urls map[uint64][]string
 }
 
-func newTestNet(t *testing.T) *testNet {
+func newTestNet(t testing.TB) *testNet {
 	return &testNet{t: t, urls: make(map[uint64][]string)}
 }
 
@@ -69,13 +69,13 @@ func (n *testNet) member(id uint64, adjust func(*Config)) *Mesh {
 
 func ignore(uint64, []byte) {}
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func connect(t *testing.T, from, to *Mesh, ch Channel) {
+func connect(t testing.TB, from, to *Mesh, ch Channel) {
 	t.Helper()
 	if err := from.WaitConnected(testContext(t), to.MemberID(), ch); err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func connect(t *testing.T, from, to *Mesh, ch Channel) {
 }
 
 // eventually polls a condition that another goroutine brings about.
-func eventually(t *testing.T, what string, cond func() bool) {
+func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	tick := time.NewTicker(2 * time.Millisecond)
