@@ -87,7 +87,7 @@ func (s *Store) discard(name string) {
 }
 
 // buildGeneration makes a durable generation out of a stream.
-func (s *Store) buildGeneration(name string, r io.Reader, stop <-chan struct{}) (g *generation, err error) {
+func (s *Store) buildGeneration(name string, r io.Reader, stop <-chan struct{}) (_ *generation, err error) {
 	// What an earlier attempt left must not become a part of this one.
 	fs := s.engine.fs
 	for _, n := range []string{name, name + ingestSuffix} {
@@ -99,7 +99,8 @@ func (s *Store) buildGeneration(name string, r io.Reader, stop <-chan struct{}) 
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, diskError("make directory", err)
 	}
-	if g, err = s.openGeneration(name); err != nil {
+	g, err := s.openGeneration(name)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {

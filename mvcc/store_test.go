@@ -265,3 +265,5 @@ func TestClosedStore(t *testing.T) {
 	require.EqualValues(t, 5, s.LastRevision())
 	require.Equal(t, "1", getValue(t, s, "a", 0))
 }
+
+func newMem() vfs.FS { return vfs.NewMem() }
