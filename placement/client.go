@@ -57,8 +57,12 @@ type client struct {
 	sequencer func() (member, epoch uint64)
 	// retryAfter is how long an answer may take before the message is sent again.
 	retryAfter time.Duration
-	stats      *Counters
-	closed     chan struct{}
+	// newTimer makes a timer that is not running and calls f when it ends.
+	newTimer func(f func()) timer
+	stats    *Counters
+	closed   chan struct{}
+	// waiters keeps waiters for the next callers.
+	waiters sync.Pool
 	// waiting counts the callers on the main lane, so that a function call does
 	// not overtake them.
 	waiting atomic.Int64
@@ -77,13 +81,27 @@ type laneState struct {
 	flight []*waiter
 	busy   bool
 	ask    ask
-	target uint64
+	// target is whom the message was last sent to, as the sequencer of epoch.
+	target, epoch uint64
 	// tries counts the sendings of the message that came to nothing.
 	tries int
 	// patient is set while the message is believed to be on its way to a serving
 	// sequencer.
 	patient bool
-	timer   *time.Timer
+	timer   timer
+}
+
+// timer is what a client uses of a time.Timer.
+type timer interface {
+	Reset(d time.Duration) bool
+	Stop() bool
+}
+
+// newTimer is client.newTimer in earnest.
+func newTimer(f func()) timer {
+	t := time.AfterFunc(time.Hour, f)
+	t.Stop()
+	return t
 }
 
 // waiter is one caller.
@@ -99,41 +117,50 @@ type outcome struct {
 	err   error
 }
 
-var waiterPool = sync.Pool{New: func() any { return &waiter{done: make(chan outcome, 1)} }}
-
 // request waits for an answer to a message that leaves after the call.
 func (c *client) request(ctx context.Context, l lane, n int64) (Grant, error) {
-	if n < 0 || n > maxAllocate {
-		return Grant{}, fmt.Errorf("placement: allocation of %d revisions", n)
-	}
 	if l == mainLane {
 		c.waiting.Add(1)
 		defer c.waiting.Add(-1)
 	}
-	w := waiterPool.Get().(*waiter)
-	w.n, w.offset = n, 0
-	c.mu.Lock()
-	ls := &c.mu.lanes[l]
-	if len(ls.queue) >= maxWaiting {
-		c.mu.Unlock()
-		waiterPool.Put(w)
-		return Grant{}, ErrBusy
-	}
-	ls.queue = append(ls.queue, w)
-	ready := c.nextLocked(l)
-	c.mu.Unlock()
-	if ready {
-		c.drive(l)
+	w, err := c.enqueue(l, n)
+	if err != nil {
+		return Grant{}, err
 	}
 	select {
 	case o := <-w.done:
-		waiterPool.Put(w)
+		c.waiters.Put(w)
 		return o.grant, o.err
 	case <-ctx.Done():
 		return c.leave(l, w, ctx.Err())
 	case <-c.closed:
 		return c.leave(l, w, ErrClosed)
 	}
+}
+
+// enqueue puts a caller into the queue, and sends a message if none is under way.
+func (c *client) enqueue(l lane, n int64) (*waiter, error) {
+	if n < 0 || n > maxAllocate {
+		return nil, fmt.Errorf("placement: allocation of %d revisions", n)
+	}
+	c.mu.Lock()
+	ls := &c.mu.lanes[l]
+	if len(ls.queue) >= maxWaiting {
+		c.mu.Unlock()
+		return nil, ErrBusy
+	}
+	w, _ := c.waiters.Get().(*waiter)
+	if w == nil {
+		w = &waiter{done: make(chan outcome, 1)}
+	}
+	w.n, w.offset = n, 0
+	ls.queue = append(ls.queue, w)
+	ready := c.nextLocked(l)
+	c.mu.Unlock()
+	if ready {
+		c.drive(l)
+	}
+	return w, nil
 }
 
 // leave takes a caller out of the queue. A caller whose message has left gets its
@@ -191,7 +218,7 @@ func (c *client) drive(l lane) {
 			return
 		}
 		a := ls.ask
-		ls.target = target
+		ls.target, ls.epoch = target, epoch
 		ls.patient = target != 0
 		if target == 0 {
 			c.backOffLocked(l)
@@ -261,8 +288,7 @@ func (c *client) backOffLocked(l lane) {
 func (c *client) armLocked(l lane, d time.Duration) {
 	ls := &c.mu.lanes[l]
 	if ls.timer == nil {
-		ls.timer = time.AfterFunc(d, func() { c.again(l) })
-		return
+		ls.timer = c.newTimer(func() { c.again(l) })
 	}
 	ls.timer.Reset(d)
 }
@@ -302,11 +328,11 @@ func (c *client) againLocked(l lane) bool {
 
 // kick sends again what waits for a sequencer, after news about who that is.
 func (c *client) kick() {
-	target, _ := c.target()
+	target, epoch := c.target()
 	for l := range lanes {
 		c.mu.Lock()
 		ls := &c.mu.lanes[l]
-		ready := ls.busy && target != 0 && (target != ls.target || !ls.patient)
+		ready := ls.busy && target != 0 && (target != ls.target || epoch != ls.epoch || !ls.patient)
 		if ready {
 			ls.tries = 0
 			ready = c.againLocked(l)

@@ -90,6 +90,7 @@ func NewNode(cfg Config) (*Node, error) {
 		post:        n.post,
 		sequencer:   n.sequencer,
 		retryAfter:  cfg.Election / 2,
+		newTimer:    newTimer,
 		stats:       &n.stats,
 		closed:      make(chan struct{}),
 	}

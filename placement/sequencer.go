@@ -138,12 +138,7 @@ func (s *sequencer) observe(v *View) {
 	var out []outgoing
 	switch {
 	case !mine:
-		if s.mu.phase == serving || s.mu.phase == claimed {
-			s.mu.phase = idle
-		}
-		if s.mu.epoch != own.Epoch || own.Released {
-			s.mu.phase = idle
-		}
+		s.mu.phase = idle
 		s.mu.epoch = own.Epoch
 		s.mu.owner = own.Member
 		if own.Released {
