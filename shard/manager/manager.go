@@ -221,7 +221,8 @@ func (m *Manager) run() {
 		case <-m.wake:
 			m.step()
 		case <-tick.C:
-			m.step()
+			// No event tells this member who owns a shard elsewhere.
+			m.Wake()
 			m.follow()
 		}
 	}
@@ -394,6 +395,9 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		return ctx.Err()
 	}
 	defer func() { <-m.starting }()
+	if _, running := m.Replica(a.shard); running {
+		return nil // decided before the last step of the shard had ended
+	}
 	rc := multiraft.ReplicaConfig{Shard: a.shard, Replica: a.replica, QuickFirstElection: a.campaign}
 	var desc *kvdpb.Descriptor
 	for _, d := range m.cfg.Placement.Shards() {
@@ -428,8 +432,11 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers,
 		OnPending:   func(uint64, *kvdpb.Descriptor) { m.Wake() },
 		OnSplitDone: func(uint64, uint64) { m.Wake() },
-		OnOwner:     m.cfg.Changed,
-		Limits:      m.cfg.Limits, Logger: m.log,
+		OnOwner: func(id uint64) {
+			m.cfg.Changed(id)
+			m.Wake()
+		},
+		Limits: m.cfg.Limits, Logger: m.log,
 	})
 	if err != nil {
 		return err

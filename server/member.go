@@ -1,0 +1,396 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/kvd-io/kvd/api"
+	"github.com/kvd-io/kvd/multiraft"
+	"github.com/kvd-io/kvd/multiraft/peer"
+	"github.com/kvd-io/kvd/mvcc"
+	"github.com/kvd-io/kvd/placement"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/router"
+	"github.com/kvd-io/kvd/server/config"
+	"github.com/kvd-io/kvd/server/datadir"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/manager"
+)
+
+const (
+	// drainTimeout bounds the release of shards and sequencer when stopping.
+	drainTimeout = 8 * time.Second
+	// stopTimeout bounds the stopping of replicas after that.
+	stopTimeout = 8 * time.Second
+	// clientGrace is how long requests under way may still take once the member
+	// is stopping.
+	clientGrace = time.Second
+)
+
+// Member is one running member.
+type Member struct {
+	cfg *config.Config
+	log *zap.Logger
+	id  *identity
+
+	dir       *datadir.Dir
+	engine    *mvcc.Engine
+	mesh      *peer.Mesh
+	host      *multiraft.Host
+	placement *placement.Node
+	hub       hub
+	manager   *manager.Manager
+	router    *router.Router
+	api       *api.Server
+
+	stopped   chan error
+	failOnce  sync.Once
+	closeOnce sync.Once
+	// closers undo what Start has done so far, last first.
+	closers []func()
+}
+
+// Start starts a member and returns when it is ready: a sequencer answered it and
+// it has published its client URLs. It gives up when ctx ends.
+func Start(ctx context.Context, cfg *config.Config) (*Member, error) {
+	m := &Member{cfg: cfg, log: cfg.Logger, stopped: make(chan error, 1)}
+	if m.log == nil {
+		m.log = zap.NewNop()
+	}
+	if err := m.start(ctx); err != nil {
+		m.undo()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Stopped yields an error when the member broke down by itself. Close must still
+// be called.
+func (m *Member) Stopped() <-chan error { return m.stopped }
+
+// fail tells, once, that the member cannot go on.
+func (m *Member) fail(err error) {
+	m.failOnce.Do(func() { m.stopped <- err })
+}
+
+// onClose registers what takes apart the part that was just started.
+func (m *Member) onClose(f func()) { m.closers = append(m.closers, f) }
+
+func (m *Member) undo() {
+	for i := len(m.closers) - 1; i >= 0; i-- {
+		m.closers[i]()
+	}
+	m.closers = nil
+}
+
+func (m *Member) start(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		m.openDirectory, m.openEngine, m.openMesh, m.openPlacement, m.openShards, m.openAPI, m.run, m.becomeReady,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Member) openDirectory(ctx context.Context) error {
+	dir, err := datadir.Open(m.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	m.dir = dir
+	m.onClose(func() { m.logError("close data directory", dir.Close()) })
+	if m.id, err = identify(ctx, m.cfg, dir); err != nil {
+		return err
+	}
+	m.log.Info("opened the data directory", zap.String("data-dir", m.cfg.DataDir),
+		zap.String("cluster-id", fmt.Sprintf("%x", m.id.cluster)), zap.String("local-member-id", fmt.Sprintf("%x", m.id.member)))
+	return nil
+}
+
+func (m *Member) openEngine(context.Context) error {
+	engine, err := mvcc.NewEngine(mvcc.EngineOptions{
+		CacheBytes: m.cfg.BlockCacheBytes, MemtableBudget: m.cfg.MemtableBytes, Logger: m.log.Named("mvcc"), OnFailure: m.fail,
+	})
+	if err != nil {
+		return fmt.Errorf("open storage engine: %w", err)
+	}
+	m.engine = engine
+	m.onClose(func() { m.logError("close storage engine", engine.Close()) })
+	return nil
+}
+
+// openMesh opens the peer port and the node host on it.
+func (m *Member) openMesh(context.Context) error {
+	opened, err := m.cfg.ListenPeers()
+	if err != nil {
+		return err
+	}
+	ports := make([]net.Listener, len(opened))
+	for i, l := range opened {
+		ports[i] = l.Listener
+	}
+	clientTLS, err := m.cfg.PeerClientTLS()
+	if err == nil {
+		m.mesh, err = peer.New(peer.Config{
+			ClusterID: m.id.cluster, MemberID: m.id.member, Incarnation: m.id.incarnation,
+			Listeners: ports, ClientTLS: clientTLS, Addresses: m.peerURLs, Allowed: m.allowed,
+			Heartbeat: m.cfg.HeartbeatInterval, Logger: m.log.Named("peer"),
+		})
+	}
+	if err != nil {
+		for _, l := range ports {
+			err = errors.Join(err, l.Close())
+		}
+		return fmt.Errorf("open peer port: %w", err)
+	}
+	m.onClose(m.mesh.Close)
+	m.mesh.Handle(peer.ChannelRequest, m.demultiplex)
+	m.mesh.NotifyDown(m.peerDown)
+	wal, err := walDir(m.cfg)
+	if err != nil {
+		return err
+	}
+	m.host, err = multiraft.NewHost(multiraft.Config{
+		Dir: m.dir.Join("raft"), WALDir: wal, MemberID: m.id.member, DeploymentID: m.id.cluster, Mesh: m.mesh,
+		Heartbeat: m.cfg.HeartbeatInterval, Election: m.cfg.ElectionTimeout, PreVote: m.cfg.PreVote,
+		UnsafeNoFsync: m.cfg.UnsafeNoFsync, SnapshotEntries: m.cfg.SnapshotCount, CompactionOverhead: m.cfg.SnapshotCatchUpEntries,
+		OnLeader: m.onLeader, OnFatal: m.fail, Logger: m.log.Named("raft"),
+	})
+	if err != nil {
+		return fmt.Errorf("open raft log: %w", err)
+	}
+	m.onClose(m.host.Close)
+	return nil
+}
+
+func (m *Member) openPlacement(context.Context) error {
+	replica, initial, err := m.placementReplica()
+	if err != nil {
+		return err
+	}
+	mode := placement.ReadLease
+	if m.cfg.ReadMode == config.ReadModeQuorum {
+		mode = placement.ReadQuorum
+	}
+	var init *kvdpb.PlacementInit
+	if m.id.birth != nil {
+		init = m.id.birth.Init
+	}
+	m.placement, err = placement.NewNode(placement.Config{
+		Member: m.id.member, Replica: replica, Incarnation: m.id.incarnation,
+		Raft: placement.NewRaft(m.host), Init: init, ReadMode: mode, Election: m.cfg.ElectionTimeout,
+		Open: func() (placement.Storage, error) {
+			store, err := m.engine.Open(m.dir.Join("placement"))
+			if err != nil {
+				return nil, err
+			}
+			return placement.NewStorage(store), nil
+		},
+		Send: func(to uint64, frame []byte) error { return m.mesh.Send(to, peer.ChannelRequest, frame) },
+		Conn: func(to uint64) (grpc.ClientConnInterface, error) {
+			conn, err := m.mesh.Conn(to)
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		},
+		Logger: m.log.Named("placement"),
+	})
+	if err != nil {
+		return err
+	}
+	m.onClose(m.placement.Close)
+	kvdpb.RegisterPlacementServer(m.mesh.Registrar(), m.placement.Service())
+	m.onClose(func() { m.stopReplica(placement.Shard, replica) })
+	// A cluster of one waits for nobody, and at its birth a cluster has no leader
+	// whom an early election could disturb.
+	quick := m.id.birth != nil && (len(m.id.birth.Members) == 1 || (m.id.fresh && replica == 1))
+	return m.host.StartReplica(multiraft.ReplicaConfig{Shard: placement.Shard, Replica: replica, Initial: initial, QuickFirstElection: quick},
+		func() multiraft.StateMachine { return m.placement.Machine() })
+}
+
+// placementReplica finds this member's replica of the placement group, and the
+// group's first members where it starts for the first time.
+func (m *Member) placementReplica() (replica uint64, initial map[uint64]uint64, err error) {
+	if m.id.birth != nil {
+		for id, member := range m.id.birth.Voters() {
+			if member == m.id.member {
+				return id, m.id.birth.Voters(), nil
+			}
+		}
+	}
+	// The flags no longer tell: the raft log knows which replica this member was.
+	for id := uint64(1); id <= maxPlacementReplica; id++ {
+		if m.host.HasReplica(placement.Shard, id) {
+			return id, nil, nil
+		}
+	}
+	return 0, nil, fmt.Errorf("the data directory %q was made for another cluster than the flags describe, and that cluster was never joined: give the --initial-cluster and --initial-cluster-token of its first start, or another --data-dir",
+		m.cfg.DataDir)
+}
+
+// maxPlacementReplica bounds the search for this member's replica id.
+const maxPlacementReplica = 1024
+
+func (m *Member) openShards(context.Context) error {
+	if err := os.MkdirAll(m.dir.Join("shards"), 0o700); err != nil {
+		return fmt.Errorf("create directory of the shards: %w", err)
+	}
+	return m.wire()
+}
+
+func (m *Member) openAPI(context.Context) error {
+	opened, err := m.cfg.ListenClients()
+	if err != nil {
+		return err
+	}
+	ports := make([]api.Port, len(opened))
+	for i, l := range opened {
+		ports[i] = api.Port{Listener: l.Listener, Secure: l.URL.Scheme == "https" || l.URL.Scheme == "unixs", GRPC: true, HTTP: true}
+	}
+	m.onClose(func() {
+		for _, l := range opened {
+			_ = l.Close() // the API closes it first where it came to serve
+		}
+	})
+	tlsConfig, err := m.cfg.ClientServerTLS()
+	if err != nil {
+		return fmt.Errorf("TLS of the client port: %w", err)
+	}
+	m.api, err = api.New(api.Config{
+		Member: m.id.member, Router: m.router, Watcher: watcher{m.hub}, Cluster: m.placement, Storage: m.storage,
+		Ports: ports, TLS: tlsConfig, Logger: m.log.Named("api"),
+		MaxRequestBytes: m.cfg.MaxRequestBytes, MaxTxnOps: m.cfg.MaxTxnOps, MaxConcurrentStreams: m.cfg.MaxConcurrentStreams,
+		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,
+		QuotaBytes: m.cfg.QuotaBackendBytes, ElectionTimeout: m.cfg.ElectionTimeout, RequestTimeout: m.cfg.RequestTimeout(),
+		EnablePprof: m.cfg.EnablePprof,
+	})
+	if err != nil {
+		return err
+	}
+	m.onClose(func() { m.api.Stop(0) })
+	return nil
+}
+
+// run lets the parts loose on each other.
+func (m *Member) run(context.Context) error {
+	if err := m.mesh.Start(); err != nil {
+		return fmt.Errorf("start peer port: %w", err)
+	}
+	m.placement.Start()
+	m.onClose(m.placement.Subscribe(func(*placement.View) {
+		m.manager.Wake()
+		m.router.MapChanged()
+		m.hub.MapChanged()
+	}))
+	m.manager.Start()
+	return nil
+}
+
+// becomeReady waits for the cluster, publishes this member and serves clients.
+func (m *Member) becomeReady(ctx context.Context) error {
+	if _, err := m.placement.Current(ctx); err != nil {
+		return fmt.Errorf("wait for the sequencer: %w", err)
+	}
+	if err := m.placement.UpdateSelf(ctx, m.cfg.Name, m.cfg.AdvertiseClientURLs.StringSlice()); err != nil {
+		return fmt.Errorf("publish this member: %w", err)
+	}
+	if err := m.placement.Barrier(ctx); err != nil {
+		return fmt.Errorf("catch up with the cluster: %w", err)
+	}
+	if err := m.api.Start(); err != nil {
+		return fmt.Errorf("serve clients: %w", err)
+	}
+	m.log.Info("ready to serve client requests", zap.String("name", m.cfg.Name),
+		zap.Strings("client-urls", m.cfg.AdvertiseClientURLs.StringSlice()))
+	return nil
+}
+
+// Close stops the member gracefully and returns when it has stopped.
+func (m *Member) Close() {
+	m.closeOnce.Do(func() {
+		m.log.Info("stopping")
+		m.placement.Stopping()
+		m.api.Stop(clientGrace)
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		m.logError("release this member's shards", m.manager.Drain(ctx))
+		m.logError("release the sequencer", m.placement.Release(ctx))
+		cancel()
+		m.undo()
+	})
+}
+
+// stopReplica stops a replica within bounds.
+func (m *Member) stopReplica(id, replica uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	m.logError("stop a replica", m.host.StopReplica(ctx, id, replica))
+}
+
+func (m *Member) logError(what string, err error) {
+	if err != nil {
+		m.log.Warn("could not "+what, zap.Error(err))
+	}
+}
+
+// onLeader passes on who leads a group.
+func (m *Member) onLeader(e multiraft.LeaderEvent) {
+	if e.Shard == placement.Shard {
+		m.placement.OnLeader()
+		return
+	}
+	m.manager.OnLeader(e)
+}
+
+// demultiplex passes on a frame of the request channel by its first byte.
+func (m *Member) demultiplex(from uint64, frame []byte) {
+	switch {
+	case len(frame) == 0:
+	case frame[0] <= placement.FrameKindMax:
+		m.placement.HandleFrame(from, frame)
+	default:
+		m.router.HandleFrame(from, frame)
+	}
+}
+
+func (m *Member) peerDown(member uint64, ch peer.Channel) {
+	m.router.PeerDown(member, ch)
+	if ch == peer.ChannelRequest {
+		m.placement.PeerDown(member)
+	}
+}
+
+// peerURLs is the member table as the mesh dials it.
+func (m *Member) peerURLs(member uint64) []string {
+	if known := m.placement.View().Member(member); known != nil {
+		return known.PeerUrls
+	}
+	if m.id.birth != nil {
+		for _, b := range m.id.birth.Members {
+			if b.Id == member {
+				return b.PeerUrls
+			}
+		}
+	}
+	return nil
+}
+
+// allowed refuses members that the cluster does not know.
+func (m *Member) allowed(member uint64) error {
+	if m.placement.View().Initialized() && m.placement.View().Member(member) == nil {
+		return fmt.Errorf("member %x is not part of the cluster", member)
+	}
+	return nil
+}
+
+var _ shard.Sequencer = sequencer{}

@@ -1,0 +1,143 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/kvd-io/kvd/api"
+	"github.com/kvd-io/kvd/placement"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/router"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/manager"
+)
+
+// wire makes the parts that serve requests, and shows them to each other in each
+// other's words.
+func (m *Member) wire() error {
+	var err error
+	seq := sequencer{m.placement}
+	if m.hub, err = m.newHub(); err != nil {
+		return err
+	}
+	m.onClose(m.hub.Close)
+	m.manager, err = manager.New(manager.Config{
+		Member: m.id.member, Incarnation: m.id.incarnation, Dir: m.dir.Join("shards"), Engine: m.engine,
+		Raft: m.host, Bind: func(id uint64) shard.Raft { return shard.Bind(m.host, id) },
+		Placement: placementView{m.placement}, Sequencer: seq, Sink: m.hub,
+		Changed: func(id uint64) { m.router.OwnerChanged(id) },
+		Logger:  m.log.Named("shard"),
+	})
+	if err != nil {
+		return err
+	}
+	m.onClose(m.closeManager)
+	m.router, err = router.New(router.Config{
+		Member: m.id.member, Replicas: replicas{m.manager}, Placement: routerPlacement{seq}, Mesh: m.mesh,
+		Logger: m.log.Named("router"), RequestTimeout: m.cfg.RequestTimeout(),
+	})
+	if err != nil {
+		return err
+	}
+	m.onClose(m.router.Close)
+	m.router.Register(m.mesh.Registrar())
+	return nil
+}
+
+func (m *Member) closeManager() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	m.logError("stop the replicas", m.manager.Close(ctx))
+}
+
+// sequencer is the placement node in the words of package shard.
+type sequencer struct{ *placement.Node }
+
+func (s sequencer) Allocate(ctx context.Context, n int) (shard.Grant, error) {
+	g, err := s.Node.Allocate(ctx, n)
+	return shard.Grant(g), err
+}
+
+func (s sequencer) Current(ctx context.Context) (shard.Grant, error) {
+	g, err := s.Node.Current(ctx)
+	return shard.Grant(g), err
+}
+
+func (s sequencer) TryCurrent() (shard.Grant, bool) {
+	g, ok := s.Node.TryCurrent()
+	return shard.Grant(g), ok
+}
+
+// routerPlacement is the placement node in the words of package router.
+type routerPlacement struct{ sequencer }
+
+// placementView is the placement node in the words of package manager.
+type placementView struct{ *placement.Node }
+
+func (p placementView) Shards() []*kvdpb.Descriptor {
+	m := p.Map()
+	if len(m.Seeding()) == 0 {
+		return m.Live()
+	}
+	all := make([]*kvdpb.Descriptor, 0, m.Len()+len(m.Seeding()))
+	return append(append(all, m.Live()...), m.Seeding()...)
+}
+
+func (p placementView) Sequencer() uint64 {
+	if own := p.View().Ownership; own.Serving && !own.Released {
+		return own.Member
+	}
+	return 0
+}
+
+func (p placementView) Compacted() int64 { return p.View().CompactRevision }
+
+// storage adds up this member's replicas.
+func (m *Member) storage() api.Storage {
+	var sum api.Storage
+	m.manager.Each(func(r *shard.Replica) bool {
+		if store := r.Store(); store != nil {
+			sizes := store.Sizes()
+			sum.DiskBytes += sizes.DiskBytes
+			sum.LiveBytes += sizes.LiveBytes
+		}
+		applied, revision := r.Applied()
+		sum.Applied += applied
+		sum.Revision = max(sum.Revision, revision)
+		return true
+	})
+	return sum
+}
+
+// replicas are the manager's in the words of package router.
+type replicas struct{ *manager.Manager }
+
+func (r replicas) Replica(id uint64) (router.Replica, bool) {
+	found, ok := r.Manager.Replica(id)
+	if !ok {
+		return nil, false
+	}
+	return replica{found}, true
+}
+
+// replica is a shard's replica in the words of package router.
+type replica struct{ *shard.Replica }
+
+func (r replica) View(ctx context.Context, generation, applied uint64, rev int64) (router.View, error) {
+	c, err := r.Copy(ctx, generation, applied, rev)
+	if errors.Is(err, shard.ErrStaleCopy) {
+		return nil, fmt.Errorf("%w: %w", router.ErrStaleView, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+var (
+	_ shard.Sequencer   = sequencer{}
+	_ router.Placement  = routerPlacement{}
+	_ router.Replicas   = replicas{}
+	_ manager.Placement = placementView{}
+)
