@@ -8,6 +8,7 @@ import (
 	"github.com/kvd-io/kvd/shard/eval"
 	"github.com/kvd-io/kvd/shard/ownership"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/mem"
 )
 
@@ -59,6 +60,8 @@ func (r *Router) readCopy(ctx context.Context, q *op, rep Replica) (result, erro
 	at := q.readRev
 	switch {
 	case at > 0:
+	case q.rng.Revision > res.revision:
+		return result{}, rpctypes.ErrGRPCFutureRev
 	case q.rng.Revision > 0:
 		at = q.rng.Revision
 	default:

@@ -10,6 +10,8 @@ import (
 	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // errSplit: the span of a read lies in several shards.
@@ -17,6 +19,9 @@ var errSplit = errors.New("the span lies in several shards")
 
 // maxLessons is how many stale routes in a row are followed without a pause.
 const maxLessons = 3
+
+// ownerGrace is how much longer than a gateway the owner lets a request live.
+const ownerGrace = 500 * time.Millisecond
 
 // flight carries one request through its tries. Flights are pooled; one whose
 // call may still be completed by a replica is not put back.
@@ -211,7 +216,8 @@ func (r *Router) tryRemote(ctx context.Context, f *flight, q *op, shardID, membe
 	c := f.call
 	l := r.link(member)
 	frame := requestFrame{op: q.kind, confirm: q.confirm, shard: shardID, readRev: q.readRev, stamp: q.stamp, body: q.body()}
-	frame.timeout = max(r.remaining(ctx, f), time.Millisecond)
+	// The gateway is the one to end a request: only if it does not, the owner will.
+	frame.timeout = max(r.remaining(ctx, f), 0) + ownerGrace
 	id, err := l.send(c, len(frame.body), func(b []byte, id uint64) []byte {
 		frame.id = id
 		return appendRequestFrame(b, &frame)
@@ -229,7 +235,20 @@ func (r *Router) tryRemote(ctx context.Context, f *flight, q *op, shardID, membe
 		// It was completed in the meantime.
 		<-c.done
 	}
-	return c.res, c.err
+	return c.res, ownContext(c.err)
+}
+
+// ownContext translates what the owner says of its request's context, which is
+// not the client's.
+func ownContext(err error) error {
+	switch status.Code(err) {
+	case codes.DeadlineExceeded:
+		return errTimeout
+	case codes.Canceled:
+		// The owner has lost the connection.
+		return errConnectionLost
+	}
+	return err
 }
 
 // remaining is what is left of a request's time.
