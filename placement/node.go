@@ -42,6 +42,8 @@ type Node struct {
 	}
 
 	tend, renew, extend, news wake
+	// term is the largest term that was told.
+	term atomic.Uint64
 	// hold suspends claims while leadership is being handed to another member.
 	hold atomic.Bool
 
@@ -187,10 +189,18 @@ func (n *Node) owns(own ownership.State) bool {
 }
 
 // Term returns the raft term of the placement group, which answers clients as
-// the term of the cluster.
+// the term of the cluster. It never falls, and stays while there is no leader.
 func (n *Node) Term() uint64 {
 	_, term := n.cfg.Raft.Leader()
-	return term
+	for {
+		last := n.term.Load()
+		if term <= last {
+			return last
+		}
+		if n.term.CompareAndSwap(last, term) {
+			return term
+		}
+	}
 }
 
 // Counters returns what the node counts.
