@@ -31,7 +31,7 @@ func cpu() time.Duration {
 func BenchmarkPropose(b *testing.B) {
 	for _, size := range []int{1, 3} {
 		for _, groups := range []int{1, 8} {
-			for _, depth := range []int{1, 8, 512} {
+			for _, depth := range []int{1, 8, 500} {
 				b.Run(fmt.Sprintf("members=%d/groups=%d/inflight=%d", size, groups, depth), func(b *testing.B) { benchmarkPropose(b, size, groups, depth) })
 			}
 		}

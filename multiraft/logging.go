@@ -24,11 +24,11 @@ func routeLogs(l *zap.Logger) {
 	})
 }
 
-// warnLevel is what a warning of one of Dragonboat's packages is worth. Every vote is a warning of raft, every lost connection one of
+// warnLevel is what a warning of one of Dragonboat's packages is worth. Every vote is a warning of raft, every full queue one of dragonboat, every lost connection one of
 // transport (the mesh reports those itself), and config warns of TLS that the mesh provides.
 func warnLevel(pkg string) zapcore.Level {
 	switch pkg {
-	case "raft", "transport", "config":
+	case "raft", "transport", "config", "dragonboat":
 		return zap.DebugLevel
 	}
 	return zap.WarnLevel

@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/sstable/block"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/lni/dragonboat/v4/raftio"
 	"go.uber.org/zap"
 )
@@ -38,6 +39,8 @@ type Options struct {
 	Logger *zap.Logger
 	// Fatal is called with the reason before the process must end, because what is in memory does not agree with the disk any more.
 	Fatal func(error)
+
+	fs vfs.FS
 }
 
 // Store implements raftio.ILogDB. It is safe for concurrent use.
@@ -93,6 +96,7 @@ func Open(opts Options) (*Store, error) {
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
 		Cache:                       s.cache,
+		FS:                          s.opts.fs,
 		WALDir:                      s.opts.WALDir,
 		FormatMajorVersion:          formatVersion,
 		MemTableSize:                memtableBytes,
