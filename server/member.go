@@ -23,6 +23,7 @@ import (
 	"github.com/kvd-io/kvd/server/datadir"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/manager"
+	"github.com/kvd-io/kvd/watch"
 )
 
 const (
@@ -46,7 +47,7 @@ type Member struct {
 	mesh      *peer.Mesh
 	host      *multiraft.Host
 	placement *placement.Node
-	hub       hub
+	hub       *watch.Hub
 	manager   *manager.Manager
 	router    *router.Router
 	api       *api.Server
@@ -268,7 +269,7 @@ func (m *Member) openAPI(context.Context) error {
 		return fmt.Errorf("TLS of the client port: %w", err)
 	}
 	m.api, err = api.New(api.Config{
-		Member: m.id.member, Router: m.router, Watcher: watcher{m.hub}, Cluster: m.placement, Storage: m.storage,
+		Member: m.id.member, Router: m.router, Watcher: m.hub, Cluster: m.placement, Storage: m.storage,
 		Ports: ports, TLS: tlsConfig, Logger: m.log.Named("api"),
 		MaxRequestBytes: m.cfg.MaxRequestBytes, MaxTxnOps: m.cfg.MaxTxnOps, MaxConcurrentStreams: m.cfg.MaxConcurrentStreams,
 		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,

@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/router"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/manager"
+	"github.com/kvd-io/kvd/watch"
 )
 
 // wire makes the parts that serve requests, and shows them to each other in each
@@ -18,10 +19,13 @@ import (
 func (m *Member) wire() error {
 	var err error
 	seq := sequencer{m.placement}
-	if m.hub, err = m.newHub(); err != nil {
-		return err
-	}
+	m.hub = watch.NewHub(watch.Config{
+		MemberID: m.id.member, Stores: stores{m}, Resolver: resolver{m}, Revisions: seq,
+		Map: func() watch.RangeMap { return m.placement.Map() }, Peers: m.mesh,
+		ProgressInterval: m.cfg.WatchProgressNotifyInterval, Logger: m.log.Named("watch"),
+	})
 	m.onClose(m.hub.Close)
+	m.hub.RegisterFeed(m.mesh.Registrar())
 	m.manager, err = manager.New(manager.Config{
 		Member: m.id.member, Incarnation: m.id.incarnation, Dir: m.dir.Join("shards"), Engine: m.engine,
 		Raft: m.host, Bind: func(id uint64) shard.Raft { return shard.Bind(m.host, id) },
@@ -92,6 +96,30 @@ func (p placementView) Sequencer() uint64 {
 }
 
 func (p placementView) Compacted() int64 { return p.View().CompactRevision }
+
+// stores are this member's stores in the words of package watch. The hub is made
+// before the manager, and asks only once that runs.
+type stores struct{ m *Member }
+
+func (s stores) Snapshot(id uint64) (watch.Snapshot, error) {
+	store := s.m.manager.Store(id)
+	if store == nil {
+		return nil, watch.ErrNoReplica
+	}
+	sn := store.NewSnapshot()
+	if err := sn.Err(); err != nil {
+		sn.Close()
+		return nil, err
+	}
+	return sn, nil
+}
+
+// resolver is the router, which is made after the hub.
+type resolver struct{ m *Member }
+
+func (r resolver) Resolve(ctx context.Context, revision int64, shards []uint64, answer func(shard.Resolved)) {
+	r.m.router.Resolve(ctx, revision, shards, answer)
+}
 
 // storage adds up this member's replicas.
 func (m *Member) storage() api.Storage {

@@ -90,6 +90,9 @@ type Manager struct {
 		// awayFrom is when a shard was first seen to be owned here while the
 		// sequencer is elsewhere.
 		awayFrom map[uint64]time.Time
+		// opening holds replicas that are started and not published yet: their
+		// sink may ask for their stores.
+		opening map[uint64]*shard.Replica
 		// events are leader events of replicas that are not published yet.
 		events map[uint64]multiraft.LeaderEvent
 		// changed is closed and replaced by Wake.
@@ -144,6 +147,7 @@ func New(cfg Config) (*Manager, error) {
 	m.mu.told = map[uint64]bool{}
 	m.mu.compacting = map[uint64]int64{}
 	m.mu.awayFrom = map[uint64]time.Time{}
+	m.mu.opening = map[uint64]*shard.Replica{}
 	m.mu.events = map[uint64]multiraft.LeaderEvent{}
 	m.mu.changed = make(chan struct{})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -441,6 +445,8 @@ func (m *Manager) start(ctx context.Context, a action) error {
 	if err != nil {
 		return err
 	}
+	m.setOpening(a.shard, r)
+	defer m.setOpening(a.shard, nil)
 	if err := m.cfg.Raft.StartReplica(rc, func() multiraft.StateMachine { return r }); err != nil {
 		return fmt.Errorf("start replica: %w", err)
 	}
@@ -450,6 +456,35 @@ func (m *Manager) start(ctx context.Context, a action) error {
 	m.publish(a.shard, &local{Replica: r, replica: a.replica})
 	m.log.Info("started a replica", zap.Uint64("shard", a.shard), zap.Uint64("replica", a.replica), zap.Bool("first", a.first))
 	return nil
+}
+
+func (m *Manager) setOpening(id uint64, r *shard.Replica) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r == nil {
+		delete(m.mu.opening, id)
+		return
+	}
+	m.mu.opening[id] = r
+}
+
+// Store returns the store of a local replica, from the moment on that its sink
+// was told of it; nil if there is none.
+func (m *Manager) Store(id uint64) *mvcc.Store {
+	if r, ok := m.Replica(id); ok {
+		return r.Store()
+	}
+	m.mu.Lock()
+	r := m.mu.opening[id]
+	m.mu.Unlock()
+	if r == nil {
+		// It may have been published since.
+		r, _ = m.Replica(id)
+	}
+	if r == nil {
+		return nil
+	}
+	return r.Store()
 }
 
 // publish shows a replica to requests, and tells it the leader event that came
