@@ -295,6 +295,8 @@ func (r *fakeReplica) TransferLeader(to uint64) error {
 	return nil
 }
 
+func (r *fakeReplica) Campaign() error { return r.TransferLeader(r.id) }
+
 // lines joins the lines of a story's output.
 func lines(s []string) string {
 	if len(s) == 0 {

@@ -15,6 +15,7 @@ const (
 	frameAsk    = 0x01
 	frameAnswer = 0x02
 	frameLeave  = 0x03
+	frameTake   = 0x04
 	// FrameKindMax is the largest kind that Node.HandleFrame takes.
 	FrameKindMax = 0x0f
 )
@@ -86,6 +87,9 @@ type leave struct {
 	stage       leaveStage
 	incarnation uint64
 }
+
+// take asks a member to take over the group that was released in an epoch.
+type take struct{ epoch uint64 }
 
 var errFrame = errors.New("malformed placement frame")
 
@@ -173,6 +177,15 @@ func decodeLeave(b []byte) (leave, error) {
 		return leave{}, fmt.Errorf("%w: stage %d", errFrame, l.stage)
 	}
 	return l, nil
+}
+
+func appendTake(b []byte, t take) []byte { return binary.AppendUvarint(append(b, frameTake), t.epoch) }
+
+func decodeTake(b []byte) (take, error) {
+	r := reader{b: b}
+	r.kind(frameTake)
+	t := take{epoch: r.uvarint()}
+	return t, r.end()
 }
 
 // reader takes fields off a frame. After a fault it gives zeros, and end tells.

@@ -18,6 +18,7 @@ var frameSamples = [][]byte{
 	appendAnswer(nil, &answer{verdict: notServing, incarnation: 5, number: 9, stamp: ownership.Stamp{SeqEpoch: 3}}),
 	appendAnswer(nil, &answer{verdict: notSequencer, incarnation: 5, number: 9, stamp: ownership.Stamp{SeqEpoch: 3}, hint: 4}),
 	appendLeave(nil, leave{stage: drained, incarnation: 6}),
+	appendTake(nil, take{epoch: 300}),
 }
 
 func TestFramesRefuseGarbage(t *testing.T) {
@@ -29,7 +30,7 @@ func TestFramesRefuseGarbage(t *testing.T) {
 		require.ErrorIs(t, decodeAny(t, append(f[:len(f):len(f)], 0)), errFrame)
 	}
 	for _, bad := range [][]byte{
-		nil, {0x04}, {frameAsk, byte(lanes), 1, 1, 1}, {frameAsk, byte(probeLane), 1, 1, 1},
+		nil, {0x05}, {frameAsk, byte(lanes), 1, 1, 1}, {frameAsk, byte(probeLane), 1, 1, 1},
 		appendAsk(nil, &ask{count: maxCount + 1}),
 		{frameAnswer, 0, byte(verdicts), 1, 1, 1}, {frameLeave, byte(leaveStages), 1},
 		appendAnswer(nil, &answer{first: 1}), appendAnswer(nil, &answer{first: -1}),
@@ -63,6 +64,12 @@ func decodeAny(t *testing.T, f []byte) error {
 			return err
 		}
 		back = appendLeave(nil, l)
+	case frameTake:
+		k, err := decodeTake(f)
+		if err != nil {
+			return err
+		}
+		back = appendTake(nil, k)
 	default:
 		return errFrame
 	}

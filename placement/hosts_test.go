@@ -2,11 +2,13 @@ package placement
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 )
 
 // hosts is a cluster of three real members: raft, disks, sockets and clocks.
@@ -37,6 +40,7 @@ type hostMember struct {
 	host        *multiraft.Host
 	engine      *mvcc.Engine
 	node        *Node
+	restored    atomic.Int64
 }
 
 func newHosts(t *testing.T) *hosts {
@@ -94,7 +98,13 @@ func (h *hosts) boot(m *hostMember) {
 	var node *Node
 	m.host, err = multiraft.NewHost(multiraft.Config{Dir: filepath.Join(h.dir, m.name, "raft"), MemberID: self.Id, DeploymentID: boot.ID, Mesh: m.mesh,
 		Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond, PreVote: true, SnapshotEntries: 50, CompactionOverhead: 10, Logger: log,
-		OnLeader: func(multiraft.LeaderEvent) { node.OnLeader() }, OnFatal: func(err error) { t.Error(err) }})
+		OnLeader: func(multiraft.LeaderEvent) { node.OnLeader() },
+		OnReplica: func(e multiraft.ReplicaEvent) {
+			if e.Kind == multiraft.ReplicaRestored {
+				m.restored.Add(1)
+			}
+		},
+		OnFatal: func(err error) { t.Error(err) }})
 	require.NoError(t, err)
 	node, err = NewNode(Config{
 		Member: self.Id, Replica: self.Replica, Incarnation: m.incarnation,
@@ -233,9 +243,28 @@ func TestThreeHosts(t *testing.T) {
 	require.GreaterOrEqual(t, got, next)
 	require.LessOrEqual(t, got, end)
 	next = got + 1
+	// While it is away the log is cut, so that it needs a snapshot.
+	for i := range 30 {
+		require.NoError(t, h.members[left[0]].node.UpdateSelf(ctx, left[0], []string{fmt.Sprint("http://", i)}))
+	}
+	for i, name := range left {
+		require.NoError(t, h.members[name].node.UpdateSelf(ctx, name, []string{"http://last"}))
+		// Refused where a snapshot has just been made and nothing is new.
+		err := h.members[name].host.RequestSnapshot(ctx, Shard, true, 0)
+		for j := 0; errors.Is(err, multiraft.ErrRejected); j++ {
+			require.NoError(t, h.members[name].node.UpdateSelf(ctx, name, []string{fmt.Sprint("http://again", i, j)}))
+			err = h.members[name].host.RequestSnapshot(ctx, Shard, true, 0)
+		}
+		require.NoError(t, err)
+	}
 	h.start(lost.name)
 	require.Equal(t, next, allocate(lost.name, 1))
 	next++
+	require.NoError(t, lost.node.Barrier(ctx))
+	require.NotZero(t, lost.restored.Load(), "it came by a snapshot")
+	for i, m := range h.sequencer().node.Members() {
+		require.True(t, proto.Equal(m, lost.node.Members()[i]))
+	}
 
 	// All stop in order and start again: nothing is skipped, nothing forgotten.
 	for range 2 {

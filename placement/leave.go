@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"go.uber.org/zap"
 )
 
@@ -17,6 +18,8 @@ import (
 type leaving struct {
 	sync.Mutex
 	own leaveStage
+	// since is when this member began to stop.
+	since time.Time
 	// others holds what members said that are not staying.
 	others map[uint64]leave
 	// changed is closed and replaced with each change.
@@ -59,6 +62,9 @@ func (l *leaving) advance(s leaveStage) {
 	l.Lock()
 	defer l.Unlock()
 	if s > l.own {
+		if l.own == staying {
+			l.since = time.Now()
+		}
 		l.own = s
 		l.changedLocked()
 	}
@@ -83,9 +89,21 @@ func (l *leaving) leaves(member uint64) bool {
 	return l.others[member].stage != staying
 }
 
-// announceGrace is how long Stopping lets the announcements of members that are
-// stopped at the same moment arrive.
-const announceGrace = 150 * time.Millisecond
+// began tells when this member began to stop.
+func (l *leaving) began() time.Time {
+	l.Lock()
+	defer l.Unlock()
+	return l.since
+}
+
+const (
+	// announceGrace is how long after Stopping the announcements of members that
+	// are stopped at the same moment are let arrive.
+	announceGrace = 150 * time.Millisecond
+	// drainPatience is how long Release waits for others that stop, if its context
+	// has no deadline.
+	drainPatience = 5 * time.Second
+)
 
 // Stopping announces that this member begins no new work: it claims the group no
 // more. Call it first when stopping.
@@ -118,10 +136,16 @@ func (n *Node) Release(ctx context.Context) error {
 	var errs []error
 	if n.owns(n.View().Ownership) {
 		// Members that stop at the same moment still need revisions and readings
-		// for what they have begun.
-		if err := n.awaitDrained(ctx); err != nil {
+		// for what they have begun. Whoever hangs must not cost the release.
+		patience := drainPatience
+		if deadline, ok := ctx.Deadline(); ok {
+			patience = time.Until(deadline) / 2
+		}
+		short, cancel := context.WithTimeout(ctx, patience)
+		if err := n.awaitDrained(short); err != nil {
 			errs = append(errs, err)
 		}
+		cancel()
 		if err := n.release(ctx); err != nil {
 			errs = append(errs, err)
 		}
@@ -131,15 +155,19 @@ func (n *Node) Release(ctx context.Context) error {
 	if err := n.awaitDrained(ctx); err != nil {
 		errs = append(errs, err)
 	}
-	n.moveOn()
+	n.moveOn(ctx)
 	return errors.Join(errs...)
 }
 
 // awaitDrained waits until no other member is between stopping and drained.
 func (n *Node) awaitDrained(ctx context.Context) error {
-	grace := time.NewTimer(announceGrace)
+	wait := announceGrace - time.Since(n.leaving.began())
+	if len(n.Members()) < 2 {
+		wait = 0
+	}
+	grace := time.NewTimer(wait)
 	defer grace.Stop()
-	for graced := len(n.Members()) < 2; ; {
+	for graced := wait <= 0; ; {
 		members, changed := n.leaving.pending()
 		if len(members) == 0 && graced {
 			return nil
@@ -179,18 +207,37 @@ func (n *Node) release(ctx context.Context) error {
 
 // moveOn hands raft leadership to a member that stays, so that the others need
 // not wait for an election.
-func (n *Node) moveOn() {
-	if leader, _ := n.cfg.Raft.Leader(); leader != n.cfg.Replica {
-		return
-	}
+func (n *Node) moveOn(ctx context.Context) {
 	for _, m := range n.Members() {
 		if m.Id == n.cfg.Member || n.leaving.leaves(m.Id) {
 			continue
 		}
-		if err := n.cfg.Raft.TransferLeader(m.Replica); err == nil {
+		short, cancel := context.WithTimeout(ctx, n.cfg.Election)
+		err := n.pass(short, m)
+		cancel()
+		if err == nil {
 			return
 		}
+		n.log.Info("placement: leadership was not taken over", zap.Uint64("member", m.Id), zap.Error(err))
 	}
+}
+
+// pass passes raft leadership of a released group to another member. It returns
+// when this member's replica leads no more.
+func (n *Node) pass(ctx context.Context, to *kvdpb.Member) error {
+	epoch := n.View().Ownership.Epoch
+	return n.retry(ctx, func(context.Context) (bool, error) {
+		if leader, _ := n.cfg.Raft.Leader(); leader != n.cfg.Replica {
+			return true, nil
+		}
+		// Raft's own hand-over is lost if the other replica has not applied all that
+		// is committed, as is likely right behind the release. So the other member
+		// is asked to campaign when it has.
+		if err := n.cfg.Send(to.Id, appendTake(nil, take{epoch})); err != nil {
+			return false, errors.Join(err, n.cfg.Raft.TransferLeader(to.Replica))
+		}
+		return false, nil
+	})
 }
 
 // HandOver releases the sequencer and passes raft leadership to another member,
@@ -208,12 +255,9 @@ func (n *Node) HandOver(ctx context.Context, to uint64) error {
 	if err := n.release(ctx); err != nil {
 		return fmt.Errorf("placement: hand over: %w", err)
 	}
-	// Leadership may be refused, or end elsewhere: whoever leads claims.
-	return n.retry(ctx, func(context.Context) (bool, error) {
-		leader, _ := n.cfg.Raft.Leader()
-		if leader != n.cfg.Replica {
-			return true, nil
-		}
-		return false, n.cfg.Raft.TransferLeader(m.Replica)
-	})
+	// Leadership may end elsewhere: whoever leads claims.
+	if err := n.pass(ctx, m); err != nil {
+		return fmt.Errorf("placement: hand over: %w", err)
+	}
+	return nil
 }

@@ -46,6 +46,13 @@ type Node struct {
 	term atomic.Uint64
 	// hold suspends claims while leadership is being handed to another member.
 	hold atomic.Bool
+	// takeOver is the released epoch that this member was asked to succeed.
+	takeOver atomic.Uint64
+	// campaigns counts the tries to do so; the tenure's goroutine alone uses it.
+	campaigns struct {
+		epoch uint64
+		count int
+	}
 
 	ctx    context.Context
 	cancel context.CancelFunc

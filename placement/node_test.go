@@ -309,6 +309,7 @@ func TestOneMemberStops(t *testing.T) {
 		short, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 		require.ErrorIs(t, c.node(other).Release(short), context.DeadlineExceeded)
+		require.True(t, c.node(other).View().Ownership.Released, "nor does it cost the release")
 	})
 }
 

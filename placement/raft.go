@@ -20,8 +20,12 @@ type Raft interface {
 	// Leader tells the local replica's view: the leading replica (zero if none is
 	// known) and the term.
 	Leader() (replica, term uint64)
-	// TransferLeader asks the local leader to hand over to another replica.
+	// TransferLeader asks the local leader to hand over to another replica. It may
+	// come to nothing.
 	TransferLeader(replica uint64) error
+	// Campaign makes the local replica stand for election at once, even against a
+	// leader. It may come to nothing.
+	Campaign() error
 }
 
 // Fate is what became of a proposal.

@@ -51,3 +51,5 @@ func (r hostRaft) Leader() (replica, term uint64) {
 }
 
 func (r hostRaft) TransferLeader(replica uint64) error { return r.host.TransferLeader(Shard, replica) }
+
+func (r hostRaft) Campaign() error { return r.host.Campaign(Shard) }

@@ -52,7 +52,7 @@ type sequencer struct {
 	clock  func() time.Duration
 	quorum bool
 	// reply sends an answer; it is called without the lock.
-	reply func(to uint64, a *answer)
+	reply func(to uint64, a answer)
 	// wakeRenew, wakeWindow ask the driver for work. They must not block.
 	wakeRenew, wakeWindow func()
 	stats                 *Counters
@@ -285,7 +285,7 @@ func (s *sequencer) take(from uint64, a ask) (out answer, ok bool) {
 // handle takes in an ask and sends its answer.
 func (s *sequencer) handle(from uint64, a ask) {
 	if out, ok := s.take(from, a); ok {
-		s.reply(from, &out)
+		s.reply(from, out)
 	}
 }
 
@@ -393,7 +393,7 @@ func (s *sequencer) sendAwayLocked() (out []outgoing) {
 
 func (s *sequencer) send(out []outgoing) {
 	for i := range out {
-		s.reply(out[i].to, &out[i].answer)
+		s.reply(out[i].to, out[i].answer)
 	}
 }
 

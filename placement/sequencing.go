@@ -65,14 +65,14 @@ func (n *Node) post(to uint64, a ask) (answer, bool, error) {
 var frames = sync.Pool{New: func() any { b := make([]byte, 0, 64); return &b }}
 
 // reply sends an answer. One that does not arrive is asked for again.
-func (n *Node) reply(to uint64, a *answer) {
+func (n *Node) reply(to uint64, a answer) {
 	if to == n.cfg.Member {
-		n.client.answer(a)
+		n.client.answer(&a)
 		return
 	}
 	buf := frames.Get().(*[]byte)
 	defer frames.Put(buf)
-	*buf = appendAnswer((*buf)[:0], a)
+	*buf = appendAnswer((*buf)[:0], &a)
 	if err := n.cfg.Send(to, *buf); err != nil {
 		n.log.Debug("placement: answer could not be sent", zap.Uint64("member", to), zap.Error(err))
 	}
@@ -110,6 +110,13 @@ func (n *Node) handleFrame(from uint64, frame []byte) error {
 			return err
 		}
 		n.leaving.heard(from, l)
+	case frameTake:
+		t, err := decodeTake(frame)
+		if err != nil {
+			return err
+		}
+		n.takeOver.Store(t.epoch)
+		n.tend.ring()
 	default:
 		return fmt.Errorf("%w: kind %#x", errFrame, frame[0])
 	}

@@ -106,12 +106,12 @@ func (m *storyMember) restart(quorum bool) {
 	}
 }
 
-func (m *storyMember) reply(to uint64, a *answer) {
+func (m *storyMember) reply(to uint64, a answer) {
 	if to == m.id {
-		m.client.answer(a)
+		m.client.answer(&a)
 		return
 	}
-	if err := m.send(to, appendAnswer(nil, a)); err != nil {
+	if err := m.send(to, appendAnswer(nil, &a)); err != nil {
 		m.s.say("member %d could not answer member %d", m.id, to)
 	}
 }

@@ -24,6 +24,7 @@ func (n *Node) runTenure() {
 	p := newPause(soon, later)
 	defer p.stop()
 	var again <-chan time.Time
+	last := ""
 	for {
 		select {
 		case <-n.ctx.Done():
@@ -33,9 +34,13 @@ func (n *Node) runTenure() {
 		}
 		switch wait, err := n.step(); {
 		case err != nil:
-			n.log.Info("placement: ownership", zap.Error(err))
+			if text := err.Error(); text != last {
+				n.log.Info("placement: the ownership is not taken yet", zap.Error(err))
+				last = text
+			}
 			again = p.after()
 		default:
+			last = ""
 			p.reset()
 			again = p.in(wait)
 		}
@@ -63,10 +68,42 @@ func (n *Node) step() (time.Duration, error) {
 	if n.leaving.stage() != staying || n.hold.Load() {
 		return 0, nil
 	}
-	if leader, _ := n.cfg.Raft.Leader(); leader != n.cfg.Replica {
-		return 0, nil
+	leader, _ := n.cfg.Raft.Leader()
+	switch {
+	case leader == n.cfg.Replica:
+		return 0, n.claim(v)
+	case own.Released && own.Epoch != 0 && n.takeOver.Load() == own.Epoch:
+		// The one who released asked this member to lead, and its release is
+		// applied here. A leader's own hand-over would be lost if it came before.
+		if err := n.cfg.Raft.Campaign(); err != nil {
+			return 0, fmt.Errorf("campaign: %w", err)
+		}
+		return n.campaigned(own.Epoch), nil
 	}
-	return 0, n.claim(v)
+	return 0, nil
+}
+
+const (
+	// firstCampaign is how long the first campaign has: raft ignores one that comes
+	// before it knows that the state machine has applied all that is committed.
+	// Later ones have longer, because a campaign that is repeated before the votes
+	// are back defeats itself.
+	firstCampaign = 3 * time.Millisecond
+	maxCampaigns  = 7
+)
+
+// campaigned counts a campaign to succeed an epoch. It returns how long to wait
+// for its outcome; zero once this member has tried often enough.
+func (n *Node) campaigned(epoch uint64) time.Duration {
+	if n.campaigns.epoch != epoch {
+		n.campaigns.epoch, n.campaigns.count = epoch, 0
+	}
+	n.campaigns.count++
+	if n.campaigns.count > maxCampaigns {
+		n.takeOver.Store(0)
+		return 0
+	}
+	return firstCampaign << (n.campaigns.count - 1)
 }
 
 // claim proposes the first entry, if there is none yet, and a claim.
