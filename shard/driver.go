@@ -34,39 +34,42 @@ const (
 	handOverPatience = 3 * time.Second
 	// probePatience bounds one question of the wait-out, probeRetry is the pause
 	// after one that brought nothing.
+	// probeMost bounds the pause in any case: the sequencer may be replaced.
 	probePatience = 500 * time.Millisecond
 	probeRetry    = 10 * time.Millisecond
+	probeMost     = 50 * time.Millisecond
 )
 
 // LeaderChanged tells the replica who leads its group. It does not block.
 func (r *Replica) LeaderChanged(e multiraft.LeaderEvent) {
 	leads := e.Leader == r.cfg.Replica
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.mu.closed {
+		r.mu.Unlock()
 		return
 	}
-	if leads == r.mu.leading {
-		if t := r.tenure.Load(); leads && t != nil {
-			// Another term: what was proposed in between may have been lost.
-			t.pipeline.resend()
-		}
-		return
-	}
+	led := r.mu.leading
 	r.mu.leading = leads
-	if !leads {
+	switch {
+	case leads && !led:
+		r.startDrivingLocked()
+	case led && !leads:
 		r.mu.stopDriving()
 		r.mu.held = false
-		if t := r.tenure.Load(); t != nil {
-			// On a goroutine of its own: ending calls those who wait.
-			r.drivers.Add(1)
-			go func() {
-				defer r.drivers.Done()
-				t.end()
-			}()
-		}
-		return
 	}
+	r.mu.Unlock()
+	t := r.tenure.Load()
+	switch {
+	case t == nil:
+	case !leads:
+		t.end()
+	case led:
+		// Another term: what was proposed in between may have been lost.
+		t.pipeline.resend()
+	}
+}
+
+func (r *Replica) startDrivingLocked() {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.mu.stopDriving = cancel
 	r.drivers.Add(1)
@@ -180,7 +183,7 @@ func (r *Replica) waitOut(ctx context.Context, t *tenure) error {
 			if began.SeqEpoch != stamp.SeqEpoch {
 				began = stamp
 			}
-			delay = max(probeRetry, began.Reading+ownership.LeaseDuration-stamp.Reading)
+			delay = min(probeMost, max(probeRetry, began.Reading+ownership.LeaseDuration-stamp.Reading))
 		}
 		pause(ctx, delay)
 	}

@@ -176,6 +176,8 @@ type fakeNode struct {
 		applied int
 		paused  bool
 		down    bool
+		// isolated: it hears nothing of the others, nor they of it.
+		isolated bool
 	}
 }
 
@@ -271,17 +273,56 @@ func (g *fakeGroup) do(f func()) {
 
 // lead makes a node the leader (nil: nobody) and tells all.
 func (g *fakeGroup) lead(n *fakeNode) {
-	leader := uint64(0)
 	g.do(func() {
 		g.mu.leader = -1
 		if n != nil {
 			g.mu.leader = n.index
-			leader = n.cfg.Replica
 		}
 		g.mu.term++
 	})
 	for _, o := range g.nodes {
-		o.replica.LeaderChanged(multiraft.LeaderEvent{Shard: fakeShard, Replica: o.cfg.Replica, Leader: leader})
+		if !o.isIsolated() {
+			o.tellLeader()
+		}
+	}
+}
+
+// leading returns the leading node, nil if there is none.
+func (g *fakeGroup) leading() *fakeNode {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mu.leader < 0 {
+		return nil
+	}
+	return g.nodes[g.mu.leader]
+}
+
+// tellLeader tells a node who leads.
+func (n *fakeNode) tellLeader() {
+	leader := uint64(0)
+	if l := n.g.leading(); l != nil {
+		leader = l.cfg.Replica
+	}
+	n.g.mu.Lock()
+	term := n.g.mu.term
+	n.g.mu.Unlock()
+	n.replica.LeaderChanged(multiraft.LeaderEvent{Shard: fakeShard, Replica: n.cfg.Replica, Term: term, Leader: leader})
+}
+
+func (n *fakeNode) isIsolated() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.mu.isolated
+}
+
+// isolate cuts a node off from the group, or lets it back in.
+func (n *fakeNode) isolate(isolated bool) {
+	n.mu.Lock()
+	n.mu.isolated, n.mu.paused = isolated, isolated
+	n.mu.Unlock()
+	n.g.do(func() {})
+	if !isolated {
+		n.tellLeader()
 	}
 }
 
@@ -348,12 +389,15 @@ func (n *fakeNode) apply(entries []fakeEntry, from int) {
 // Propose implements Raft.
 func (n *fakeNode) Propose(cmd []byte) (Proposal, error) {
 	g := n.g
+	p := &fakeProposal{done: make(chan multiraft.Signal, 1)}
+	if n.isIsolated() {
+		return p, nil
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.mu.leader != n.index {
 		return nil, multiraft.ErrNotLeader
 	}
-	p := &fakeProposal{done: make(chan multiraft.Signal, 1)}
 	e := fakeEntry{cmd: append([]byte(nil), cmd...), proposal: p, by: n.index}
 	if g.mu.lose != 0 {
 		g.mu.dropped = append(g.mu.dropped, e)
@@ -371,6 +415,9 @@ func (n *fakeNode) Propose(cmd []byte) (Proposal, error) {
 
 // ReadIndex implements Raft.
 func (n *fakeNode) ReadIndex(ctx context.Context) error {
+	if n.isIsolated() {
+		return multiraft.ErrNotReady
+	}
 	n.g.mu.Lock()
 	if n.g.mu.leader < 0 {
 		n.g.mu.Unlock()

@@ -59,7 +59,9 @@ func (r *Replica) Open(<-chan struct{}) (uint64, error) {
 	if err := r.fsm.reload(); err != nil {
 		return 0, fmt.Errorf("shard %d: open: %w", r.cfg.Shard, err)
 	}
-	r.cfg.Sink.Opened(r.cfg.Shard, r.fsm.desc, r.applied.Load(), r.fsm.lastRevision)
+	if r.fsm.desc != nil {
+		r.cfg.Sink.Opened(r.cfg.Shard, r.fsm.desc, r.applied.Load(), r.fsm.lastRevision)
+	}
 	if r.fsm.pending != nil {
 		r.cfg.OnPending(r.cfg.Shard, r.fsm.pending)
 	}
@@ -105,7 +107,9 @@ func (r *Replica) RecoverFromSnapshot(src io.Reader, stop <-chan struct{}) error
 		return fmt.Errorf("shard %d: recover from snapshot: %w", r.cfg.Shard, err)
 	}
 	r.restored()
-	r.cfg.Sink.Restored(r.cfg.Shard, r.fsm.desc, r.applied.Load(), r.fsm.lastRevision)
+	if r.fsm.desc != nil {
+		r.cfg.Sink.Restored(r.cfg.Shard, r.fsm.desc, r.applied.Load(), r.fsm.lastRevision)
+	}
 	if had != nil && (r.fsm.pending == nil || r.fsm.pending.GetShard() != had.GetShard()) {
 		r.cfg.OnSplitDone(r.cfg.Shard, had.GetShard())
 	}
@@ -365,6 +369,10 @@ func (m *machine) stage(staged *mvcc.Batch, c *kvdpb.ShardCommand) error {
 func (m *machine) announce(c *kvdpb.ShardCommand, before *state, direct bool, index uint64) {
 	r := m.r
 	switch c.GetCommand().(type) {
+	case *kvdpb.ShardCommand_Init:
+		if before.desc == nil {
+			r.cfg.Sink.Opened(r.cfg.Shard, m.desc, index, m.lastRevision)
+		}
 	case *kvdpb.ShardCommand_Claim:
 		r.claimed(m.ownership, direct)
 	case *kvdpb.ShardCommand_Serving:

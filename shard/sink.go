@@ -24,7 +24,8 @@ type Event struct {
 // read from the store. A sink must not block and must not call the replica's
 // store to write.
 type Sink interface {
-	// Opened begins the calls for a shard. lastRevision is the largest revision
+	// Opened begins the calls for a shard, once its first entry gave it a
+	// descriptor. lastRevision is the largest revision
 	// that is applied, applied the raft index of the store.
 	Opened(shard uint64, desc *kvdpb.Descriptor, applied uint64, lastRevision int64)
 	// Applied hands over the events of the log up to index applied, in revision
