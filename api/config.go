@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
+	"github.com/kvd-io/kvd/watch"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -27,24 +28,9 @@ type Router interface {
 	Split(ctx context.Context, key []byte) (left, right *kvdpb.Descriptor, err error)
 }
 
-// Watcher is the watch hub.
+// Watcher is the watch hub. *watch.Hub is one.
 type Watcher interface {
-	// NewStream begins a client's stream of watches. send is called for one
-	// response at a time and may block while the client is slow; after its first
-	// error it is not called again. It fills in the header but for the revision.
-	NewStream(send func(*pb.WatchResponse) error) WatchStream
-}
-
-// WatchStream is one client's stream.
-type WatchStream interface {
-	// Create adds a watch. What it answers, created or refused, goes through send.
-	Create(ctx context.Context, req *pb.WatchCreateRequest)
-	// Cancel ends a watch; an unknown id is ignored, as in etcd.
-	Cancel(id int64)
-	// Progress asks for a notification once all watches of the stream are synced.
-	Progress()
-	// Close ends all watches and returns once send is no longer called.
-	Close()
+	NewStream() *watch.Stream
 }
 
 // Cluster is what the services need to know of the cluster.

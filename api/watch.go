@@ -5,9 +5,12 @@ import (
 	"errors"
 	"io"
 
+	"github.com/kvd-io/kvd/api/codec"
+	"github.com/kvd-io/kvd/watch"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -18,54 +21,73 @@ type watchServer struct {
 	watcher Watcher
 }
 
-// Watch implements pb.WatchServer. The hub sends on its own; this goroutine
-// waits for the end, since a stream's Recv does not return when the stream's
-// context is ended from here.
+// Watch implements pb.WatchServer. This goroutine sends, another receives, since
+// a stream's Recv does not return before the call has ended.
 func (s *watchServer) Watch(stream grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchResponse]) error {
-	ws := s.watcher.NewStream(func(m *pb.WatchResponse) error {
-		rev := m.GetHeader().GetRevision()
-		m.Header = s.header(rev)
-		return stream.Send(m)
-	})
-	received := make(chan error, 1)
-	go func() { received <- receive(stream, ws) }()
-	var err error
-	select {
-	case err = <-received:
-	case <-stream.Context().Done():
-		err = context.Cause(stream.Context())
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	ws := s.watcher.NewStream()
+	defer ws.Close()
+	go func() {
+		// A client that has nothing more to ask for still wants its events.
+		if err := receive(ctx, stream, ws); !errors.Is(err, io.EOF) {
+			cancel(err)
+		}
+	}()
+	out := sender{stream: stream, headers: s.headers}
+	err := ws.Run(ctx, out.send)
+	if cause := context.Cause(ctx); cause != nil {
+		err = cause
 	}
-	ws.Close()
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case err == nil:
+		// The hub was closed.
+		return rpctypes.ErrGRPCStopped
+	case errors.Is(err, context.Canceled), status.Code(err) == codes.Canceled:
 		return rpctypes.ErrGRPCWatchCanceled
 	}
 	return err
 }
 
-// receive passes on what the client asks for, until the client ends the stream.
-func receive(stream grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchResponse], ws WatchStream) error {
+// sender sends the responses of one stream. It is used by one goroutine.
+type sender struct {
+	headers
+	stream grpc.ServerStream
+	msg    codec.Watch
+}
+
+func (s *sender) send(r *watch.Response) error {
+	h := watch.Header{ClusterID: s.cluster.ClusterID(), MemberID: s.member, RaftTerm: s.cluster.Term()}
+	// gRPC has encoded the message when SendMsg returns.
+	s.msg.Envelope = r.AppendEnvelope(s.msg.Envelope[:0], h)
+	s.msg.Events = s.msg.Events[:0]
+	for _, b := range r.Batches {
+		s.msg.Events = append(s.msg.Events, b.Encoded())
+	}
+	return s.stream.SendMsg(&s.msg)
+}
+
+// receive passes on what the client asks for and returns why it ended.
+func receive(ctx context.Context, stream grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchResponse], ws *watch.Stream) error {
 	for {
 		req, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
 		if err != nil {
-			if st, ok := status.FromError(err); ok && stream.Context().Err() != nil && st.Err() != nil {
-				return context.Cause(stream.Context())
-			}
 			return err
 		}
 		switch r := req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
 			if r.CreateRequest != nil {
-				ws.Create(stream.Context(), r.CreateRequest)
+				err = ws.Create(ctx, r.CreateRequest)
 			}
 		case *pb.WatchRequest_CancelRequest:
 			if r.CancelRequest != nil {
-				ws.Cancel(r.CancelRequest.WatchId)
+				err = ws.Cancel(ctx, r.CancelRequest.WatchId)
 			}
 		case *pb.WatchRequest_ProgressRequest:
-			ws.Progress()
+			err = ws.Progress(ctx)
+		}
+		if err != nil {
+			return err
 		}
 	}
 }

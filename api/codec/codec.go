@@ -39,6 +39,16 @@ type Reply struct {
 	Body mem.Buffer
 }
 
+// Watch is a WatchResponse in pieces: everything but its events, and runs of
+// events that are encoded already and shared by many responses. Neither is
+// changed.
+type Watch struct {
+	// Envelope is copied.
+	Envelope []byte
+	// Events are referred to until they are written.
+	Events [][]byte
+}
+
 // joinBelow is the size up to which a body is copied behind its header, which is
 // cheaper than a buffer of its own.
 const joinBelow = 4 << 10
@@ -48,6 +58,8 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {
 	case *Reply:
 		return m.marshal()
+	case *Watch:
+		return m.marshal(), nil
 	case *pb.RangeStreamResponse:
 		return marshalChunk(m), nil
 	case proto.Message:
@@ -77,6 +89,29 @@ func (m *Reply) marshal() (mem.BufferSlice, error) {
 	b, done := buffer(head + n)
 	*b, _ = wire.AppendBody(wire.AppendHeaderField(*b, &m.Header), m.Message)
 	return mem.BufferSlice{done(b)}, nil
+}
+
+func (m *Watch) marshal() mem.BufferSlice {
+	n := len(m.Envelope)
+	for _, e := range m.Events {
+		n += len(e)
+	}
+	if n <= joinBelow {
+		b, done := buffer(n)
+		*b = append(*b, m.Envelope...)
+		for _, e := range m.Events {
+			*b = append(*b, e...)
+		}
+		return mem.BufferSlice{done(b)}
+	}
+	out := make(mem.BufferSlice, 0, 1+len(m.Events))
+	b, done := buffer(len(m.Envelope))
+	*b = append(*b, m.Envelope...)
+	out = append(out, done(b))
+	for _, e := range m.Events {
+		out = append(out, mem.SliceBuffer(e))
+	}
+	return out
 }
 
 func marshalChunk(m *pb.RangeStreamResponse) mem.BufferSlice {
