@@ -87,7 +87,7 @@ func TestSeedSurvivesACrash(t *testing.T) {
 	keep := keyspace.Span{Start: key("b"), End: key("d")}
 	local := map[string][]byte{"descriptor": []byte("child")}
 	seed := func(e *Engine, parent *Store) {
-		require.NoError(t, e.Seed("shards/2", parent, keep, local))
+		require.NoError(t, e.Seed("shards/2", parent, keep, parent.LastRevision(), local))
 	}
 	check := func(t *testing.T, e *Engine) {
 		child := openStore(t, e, "shards/2")

@@ -29,12 +29,14 @@ func (s *Store) Checkpoint(dir string) error {
 }
 
 // Seed makes dir a store that holds the part of parent inside keep, with its
-// whole history and its last and compaction revisions, the given local records
-// and no others, and applied index 0: the beginning of a child shard. The part
-// must not change meanwhile. It does nothing where dir exists, because a seed
+// whole history and its compaction revision, the given local records and no
+// others, and applied index 0: the beginning of a child shard. The part must not
+// change meanwhile. last is the seed's last revision (at most the parent's): no
+// smaller than any in the part, and no larger than any that will be put into
+// the child, whose log may be ahead of the moment when a late seed is made. It does nothing where dir exists, because a seed
 // appears there only when it is complete and durable; a crash in the middle
 // leaves nothing under that name.
-func (e *Engine) Seed(dir string, parent *Store, keep keyspace.Span, local map[string][]byte) error {
+func (e *Engine) Seed(dir string, parent *Store, keep keyspace.Span, last int64, local map[string][]byte) error {
 	if !keyspace.All().ContainsSpan(keep) || keep.Empty() {
 		return fmt.Errorf("mvcc: seed of %s", keep)
 	}
@@ -46,7 +48,7 @@ func (e *Engine) Seed(dir string, parent *Store, keep keyspace.Span, local map[s
 		{Start: []byte{indexPrefix, terminator}, End: []byte{storePrefix + 1, terminator}},
 	}
 	return parent.checkpoint(dir, spans, func(partial string) error {
-		return e.trim(partial, keep, local)
+		return e.trim(partial, keep, last, local)
 	})
 }
 
@@ -104,13 +106,13 @@ func (s *Store) checkpoint(dir string, spans []pebble.CheckpointSpan, finish fun
 }
 
 // trim reduces the copy of a store to a seed, durably.
-func (e *Engine) trim(dir string, keep keyspace.Span, local map[string][]byte) (err error) {
+func (e *Engine) trim(dir string, keep keyspace.Span, last int64, local map[string][]byte) (err error) {
 	s := &Store{engine: e, dir: dir, failing: make(chan struct{}), closing: make(chan struct{})}
 	if err := s.open(); err != nil {
 		return fmt.Errorf("mvcc: open seed: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if err := s.trimRows(keep, local); err != nil {
+	if err := s.trimRows(keep, last, local); err != nil {
 		return fmt.Errorf("mvcc: trim seed: %w", err)
 	}
 	if err := s.trimIndex(keep); err != nil {
@@ -121,7 +123,7 @@ func (e *Engine) trim(dir string, keep keyspace.Span, local map[string][]byte) (
 
 // trimRows drops what lies outside of keep, and all local records but the given
 // ones.
-func (s *Store) trimRows(keep keyspace.Span, local map[string][]byte) error {
+func (s *Store) trimRows(keep keyspace.Span, last int64, local map[string][]byte) error {
 	g := s.current.Load()
 	b := g.db.NewBatch()
 	// Closing a batch cannot fail in a way that matters.
@@ -150,7 +152,7 @@ func (s *Store) trimRows(keep keyspace.Span, local map[string][]byte) error {
 		}
 	}
 	m := *g.published.Load()
-	m.applied = 0
+	m.applied, m.last = 0, min(m.last, last)
 	if err := b.Set(metaKey, appendMeta(nil, &m), nil); err != nil {
 		return diskError("write store record", err)
 	}

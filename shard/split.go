@@ -136,22 +136,30 @@ func (r *Replica) SplitDone(ctx context.Context, child uint64) error {
 	return nil
 }
 
-// SeedLocal returns the local records that the store of the pending child
-// begins with. They are a function of the Split entry alone, so all replicas
-// make the same. It is an error if that child's split is not pending here.
-func (r *Replica) SeedLocal(child uint64) (map[string][]byte, error) {
-	sn := r.store.Load().NewSnapshot()
-	defer sn.Close()
-	record, err := sn.GetLocal(stateRecord)
+// Seed makes dir the store that the pending child's replica on this member begins
+// with, durably. It does nothing where dir exists, and may be repeated at any
+// time while the split is pending: what the seed holds is a function of the
+// Split entry and of the frozen span alone. It is an error if that child's
+// split is not pending here.
+func (r *Replica) Seed(child uint64, dir string) error {
+	parent := r.store.Load()
+	record, err := parent.GetLocal(stateRecord)
 	if err != nil {
-		return nil, fmt.Errorf("shard %d: read state: %w", r.cfg.Shard, err)
+		return fmt.Errorf("shard %d: read state: %w", r.cfg.Shard, err)
 	}
 	var s state
 	if err := s.load(record, nil); err != nil {
-		return nil, fmt.Errorf("shard %d: %w", r.cfg.Shard, err)
+		return fmt.Errorf("shard %d: %w", r.cfg.Shard, err)
 	}
 	if s.pending.GetShard() != child {
-		return nil, fmt.Errorf("shard %d: no split to child %d is pending", r.cfg.Shard, child)
+		return fmt.Errorf("shard %d: no split to child %d is pending", r.cfg.Shard, child)
 	}
-	return s.seed()
+	local, err := s.seed()
+	if err != nil {
+		return err
+	}
+	if err := r.cfg.Engine.Seed(dir, parent, spanOf(s.pending), s.pendingRevision, local); err != nil {
+		return fmt.Errorf("shard %d: seed of child %d: %w", r.cfg.Shard, child, err)
+	}
+	return nil
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/mvcc"
-	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
 )
@@ -370,12 +369,7 @@ func (m *Manager) seed(ctx context.Context, a action) error {
 	if !ok || parent.Pending().GetShard() != child.Shard {
 		return nil
 	}
-	records, err := parent.SeedLocal(child.Shard)
-	if err != nil {
-		return fmt.Errorf("records of the seed: %w", err)
-	}
-	span := keyspace.Span{Start: child.Start, End: parent.Pending().GetEnd()}
-	if err := m.cfg.Engine.Seed(m.disk.store(a.shard, a.replica), parent.Store(), span, records); err != nil {
+	if err := parent.Seed(child.Shard, m.disk.store(a.shard, a.replica)); err != nil {
 		return fmt.Errorf("make seed: %w", err)
 	}
 	return m.confirm(ctx, a.shard)
