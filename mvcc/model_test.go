@@ -57,6 +57,7 @@ func (m *machine) open() {
 		fatal: func(msg string) { panic(msg) },
 	})
 	require.NoError(m.t, err)
+	e.bulkEvents = rapid.SampledFrom([]int{1, 3, 1000}).Draw(m.t, "bulk events")
 	s, err := e.Open(m.dir())
 	require.NoError(m.t, err)
 	m.engine, m.store = e, s
@@ -241,7 +242,7 @@ func (m *machine) Seed(t *rapid.T) {
 	}
 	m.name++
 	local := map[string][]byte{"child": []byte("yes")}
-	require.NoError(t, m.engine.Seed(m.dir(), m.store, keep, local))
+	require.NoError(t, m.engine.Seed(m.dir(), m.store, keep, m.store.LastRevision(), local))
 	m.name--
 	m.Check(t)
 	m.close()
