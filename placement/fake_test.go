@@ -116,11 +116,15 @@ type fakeLog struct {
 		// delay is how long each proposal and read takes.
 		delay time.Duration
 		nodes map[uint64]*fakeReplica
+		// followers were added as non-voting replicas, in so many tries.
+		followers map[uint64]uint64
+		follows   int
 	}
 }
 
 func newFakeLog() *fakeLog {
 	l := &fakeLog{}
+	l.mu.followers = map[uint64]uint64{}
 	l.mu.cut = map[uint64]bool{}
 	l.mu.nodes = map[uint64]*fakeReplica{}
 	return l
@@ -296,6 +300,17 @@ func (r *fakeReplica) TransferLeader(to uint64) error {
 }
 
 func (r *fakeReplica) Campaign() error { return r.TransferLeader(r.id) }
+
+func (r *fakeReplica) Follow(_ context.Context, replica, member uint64) error {
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	r.log.mu.follows++
+	if r.log.mu.leader != r.id || r.log.mu.follows <= 3 {
+		return errFake
+	}
+	r.log.mu.followers[replica] = member
+	return nil
+}
 
 // lines joins the lines of a story's output.
 func lines(s []string) string {

@@ -4,20 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"go.uber.org/zap"
 )
 
-// leaving follows which members are stopping. When all members stop at once, each
-// of them must stay until the others have finished what they began: a majority
-// is needed to commit that, and to log the exact next revision (a clean restart
-// skips none). When one member stops alone, nobody waits.
+// leaving follows which members are stopping.
+//
+// When all members stop at once, each of them must stay until the others have
+// finished what they began: a majority is needed to commit that, and to log the
+// exact next revision (a clean restart skips none). When members stop one after
+// another, the one with which the majority goes must stay until the sequencer,
+// which cannot go on without it, has released. When one member stops alone,
+// nobody waits.
+//
+// What is known here may be wrong: messages get lost, members crash. It costs at
+// most a bounded wait or a gap in the revisions.
 type leaving struct {
 	sync.Mutex
-	own leaveStage
+	// count is the number of others, to be looked at without the lock.
+	count atomic.Int64
+	own   leaveStage
 	// since is when this member began to stop.
 	since time.Time
 	// others holds what members said that are not staying.
@@ -48,7 +59,41 @@ func (l *leaving) heard(from uint64, m leave) {
 	if m.stage == staying {
 		delete(l.others, from)
 	}
+	l.count.Store(int64(len(l.others)))
 	l.changedLocked()
+}
+
+// alive takes note of a sign of life: a member that has said that it stops, and
+// now runs under another incarnation, is back.
+func (l *leaving) alive(from, incarnation uint64) {
+	if l.count.Load() == 0 {
+		return
+	}
+	l.Lock()
+	old, ok := l.others[from]
+	l.Unlock()
+	if ok && old.incarnation != incarnation {
+		l.heard(from, leave{stage: staying, incarnation: incarnation})
+	}
+}
+
+// majorityStays tells whether a majority of the voters has not said that it
+// stops.
+func (l *leaving) majorityStays(self uint64, members []*kvdpb.Member) bool {
+	l.Lock()
+	defer l.Unlock()
+	voters, stay := 0, 0
+	for _, m := range members {
+		if m.Replica > maxVoters {
+			continue
+		}
+		voters++
+		_, leaves := l.others[m.Id]
+		if !leaves && (m.Id != self || l.own == staying) {
+			stay++
+		}
+	}
+	return stay > voters/2
 }
 
 func (l *leaving) stage() leaveStage {
@@ -155,8 +200,88 @@ func (n *Node) Release(ctx context.Context) error {
 	if err := n.awaitDrained(ctx); err != nil {
 		errs = append(errs, err)
 	}
-	n.moveOn(ctx)
+	if n.leaving.majorityStays(n.cfg.Member, n.Members()) {
+		n.moveOn(ctx)
+	} else if err := n.awaitReleased(ctx); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
+}
+
+// awaitReleased waits until the sequencer has released, because the majority goes
+// with this member: without it not even that could be logged.
+func (n *Node) awaitReleased(ctx context.Context) error {
+	short, cancel := context.WithTimeout(ctx, 2*n.cfg.Election)
+	defer cancel()
+	for {
+		changed := n.next()
+		own := n.View().Ownership
+		if own.Epoch == 0 || own.Released || !own.Serving {
+			return nil
+		}
+		select {
+		case <-short.Done():
+			return fmt.Errorf("wait for the sequencer to release: %w", short.Err())
+		case <-n.ctx.Done():
+			return ErrClosed
+		case <-changed:
+		}
+	}
+}
+
+// yield releases the sequencer when the majority leaves: it could not go on, and
+// must not lose the rest of its window. It claims again after a while, if raft
+// still finds a majority.
+func (n *Node) yield() {
+	if n.leaving.stage() != staying || n.leaving.majorityStays(n.cfg.Member, n.Members()) || !n.Serving() || n.hold.Swap(true) {
+		return
+	}
+	n.log.Info("placement: a majority of members stops")
+	ctx, cancel := context.WithTimeout(n.ctx, 2*n.cfg.Election)
+	defer cancel()
+	if err := n.release(ctx); err != nil {
+		n.log.Info("placement: could not release before the majority stopped", zap.Error(err))
+	}
+	<-ctx.Done()
+	n.hold.Store(false)
+	n.tend.ring()
+}
+
+func (n *Node) runYield() {
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-n.yields:
+			n.yield()
+		}
+	}
+}
+
+// runGreeting tells the other members once that this one is back, for those who
+// remember that its former self stopped.
+func (n *Node) runGreeting() {
+	frame := appendLeave(nil, leave{stage: staying, incarnation: n.cfg.Incarnation})
+	greeted := map[uint64]bool{n.cfg.Member: true}
+	p := newPause(soon, time.Second)
+	defer p.stop()
+	for {
+		members := n.Members()
+		for _, m := range members {
+			if n.leaving.stage() != staying {
+				return
+			}
+			greeted[m.Id] = greeted[m.Id] || n.cfg.Send(m.Id, frame) == nil
+		}
+		if len(members) > 0 && !slices.ContainsFunc(members, func(m *kvdpb.Member) bool { return !greeted[m.Id] }) {
+			return
+		}
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-p.after():
+		}
+	}
 }
 
 // awaitDrained waits until no other member is between stopping and drained.
@@ -186,6 +311,12 @@ func (n *Node) awaitDrained(ctx context.Context) error {
 
 // release logs the end of this process's epoch.
 func (n *Node) release(ctx context.Context) error {
+	// However long the rest of the stop took, this is worth a try.
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < n.cfg.Election {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), n.cfg.Election)
+		defer cancel()
+	}
 	return n.retry(ctx, func(ctx context.Context) (bool, error) {
 		own := n.View().Ownership
 		if !n.owns(own) {
@@ -247,7 +378,9 @@ func (n *Node) HandOver(ctx context.Context, to uint64) error {
 	if m == nil || to == n.cfg.Member {
 		return fmt.Errorf("placement: hand over to member %016x: no such other member", to)
 	}
-	n.hold.Store(true)
+	if n.hold.Swap(true) {
+		return errors.New("placement: hand over: another one is under way")
+	}
 	defer func() {
 		n.hold.Store(false)
 		n.tend.ring()

@@ -41,7 +41,7 @@ type Node struct {
 		fns  map[int]func(*View)
 	}
 
-	tend, renew, extend, news wake
+	tend, renew, extend, news, yields, follow wake
 	// term is the largest term that was told.
 	term atomic.Uint64
 	// hold suspends claims while leadership is being handed to another member.
@@ -78,7 +78,7 @@ func NewNode(cfg Config) (*Node, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, tend: newWake(), renew: newWake(), extend: newWake(), news: newWake()}
+	n := &Node{cfg: cfg, log: cfg.Logger, tend: newWake(), renew: newWake(), extend: newWake(), news: newWake(), yields: newWake(), follow: newWake()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.changed.ch = make(chan struct{})
 	n.subs.fns = map[int]func(*View){}
@@ -112,7 +112,7 @@ func (n *Node) Machine() *Machine { return n.machine }
 
 // Start begins the node's work: claiming, renewing, telling subscribers.
 func (n *Node) Start() {
-	for _, run := range []func(){n.runTenure, n.runRenewal, n.runWindow, n.runNews} {
+	for _, run := range []func(){n.runTenure, n.runRenewal, n.runWindow, n.runNews, n.runGreeting, n.runYield, n.runFollowers} {
 		n.wg.Add(1)
 		go func() {
 			defer n.wg.Done()
@@ -142,6 +142,7 @@ func (n *Node) applied(v *View) {
 	}
 	n.tend.ring()
 	n.news.ring()
+	n.follow.ring()
 	n.changed.Lock()
 	close(n.changed.ch)
 	n.changed.ch = make(chan struct{})

@@ -291,6 +291,61 @@ func TestCleanRestartSkipsNothing(t *testing.T) {
 	})
 }
 
+// Members stop one after another: with the second one the majority goes, so the
+// sequencer releases while it still can.
+func TestStopInTurnSkipsNothing(t *testing.T) {
+	for _, order := range [][]uint64{{1, 2, 3}, {2, 1, 3}, {3, 1, 2}, {3, 2, 1}} {
+		bubble(t, 3, ReadLease, func(t *testing.T, c *cluster, ctx context.Context) {
+			c.log.lead(1)
+			next := int64(2)
+			for range 2 {
+				for i, id := range order {
+					if i < 2 {
+						// Two members are a majority.
+						require.Equal(t, next, c.allocate(ctx, order[2], 1))
+						next++
+					}
+					began := time.Now()
+					require.NoError(t, c.node(id).Release(ctx))
+					require.Less(t, time.Since(began), time.Second)
+					require.NoError(t, c.disks[id].Sync())
+					if i == 1 {
+						require.True(t, c.node(order[2]).View().Ownership.Released, "%v", order)
+						c.log.cut(order[2], true)
+					}
+					c.kill(id)
+				}
+				c.log.cut(order[2], false)
+				for _, id := range order {
+					c.boot(id)
+				}
+				c.log.lead(order[1])
+				require.Equal(t, next-1, c.current(ctx, order[0]))
+				time.Sleep(time.Second)
+			}
+			require.Equal(t, next, c.allocate(ctx, 1, 1))
+			for _, id := range order {
+				require.Zero(t, c.node(id).leaving.count.Load(), "all have said that they are back")
+			}
+		})
+	}
+}
+
+// A majority that says it stops and then does not leaves the cluster without a
+// sequencer for a moment only.
+func TestMajorityComesBack(t *testing.T) {
+	bubble(t, 3, ReadLease, func(t *testing.T, c *cluster, ctx context.Context) {
+		c.log.lead(1)
+		require.EqualValues(t, 2, c.allocate(ctx, 3, 1))
+		for _, id := range []uint64{2, 3} {
+			c.node(1).HandleFrame(id, appendLeave(nil, leave{stage: drained, incarnation: 99}))
+		}
+		synctest.Wait()
+		require.True(t, c.node(1).View().Ownership.Released)
+		require.EqualValues(t, 3, c.allocate(ctx, 3, 1))
+	})
+}
+
 // One member stops alone: nobody waits, and the sequencer's leadership moves.
 func TestOneMemberStops(t *testing.T) {
 	bubble(t, 3, ReadLease, func(t *testing.T, c *cluster, ctx context.Context) {
@@ -330,6 +385,18 @@ func TestIdleCostsNothing(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, renewals, n.Counters().Renewals.Load())
 		require.Equal(t, index, n.View().Index)
+	})
+}
+
+func TestMembersBeyondTheVotersFollow(t *testing.T) {
+	bubble(t, 7, ReadLease, func(t *testing.T, c *cluster, ctx context.Context) {
+		c.log.lead(1)
+		require.EqualValues(t, 2, c.allocate(ctx, 7, 1))
+		time.Sleep(10 * time.Second)
+		c.log.mu.Lock()
+		defer c.log.mu.Unlock()
+		require.Equal(t, map[uint64]uint64{6: 6, 7: 7}, c.log.mu.followers)
+		require.LessOrEqual(t, c.log.mu.follows, 8)
 	})
 }
 

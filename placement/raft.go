@@ -26,6 +26,9 @@ type Raft interface {
 	// Campaign makes the local replica stand for election at once, even against a
 	// leader. It may come to nothing.
 	Campaign() error
+	// Follow makes sure that a member's replica follows the log, adding it as a
+	// non-voting one where it does not. Only the leader need succeed.
+	Follow(ctx context.Context, replica, member uint64) error
 }
 
 // Fate is what became of a proposal.

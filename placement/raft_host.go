@@ -53,3 +53,14 @@ func (r hostRaft) Leader() (replica, term uint64) {
 func (r hostRaft) TransferLeader(replica uint64) error { return r.host.TransferLeader(Shard, replica) }
 
 func (r hostRaft) Campaign() error { return r.host.Campaign(Shard) }
+
+func (r hostRaft) Follow(ctx context.Context, replica, member uint64) error {
+	m, err := r.host.Membership(ctx, Shard)
+	if err != nil {
+		return err
+	}
+	if m.Voters[replica] == member || m.NonVoting[replica] == member {
+		return nil
+	}
+	return r.host.AddNonVoting(ctx, Shard, replica, member, m.ConfigChangeID)
+}

@@ -97,6 +97,7 @@ func (n *Node) handleFrame(from uint64, frame []byte) error {
 		if err != nil {
 			return err
 		}
+		n.leaving.alive(from, a.incarnation)
 		n.seq.handle(from, a)
 	case frameAnswer:
 		a, err := decodeAnswer(frame)
@@ -110,6 +111,9 @@ func (n *Node) handleFrame(from uint64, frame []byte) error {
 			return err
 		}
 		n.leaving.heard(from, l)
+		if l.stage == drained {
+			n.yields.ring()
+		}
 	case frameTake:
 		t, err := decodeTake(frame)
 		if err != nil {
