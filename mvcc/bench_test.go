@@ -120,3 +120,45 @@ func BenchmarkCount(b *testing.B) {
 		sn.Close()
 	}
 }
+
+// BenchmarkEvents reads the last 4096 events, which lie close together or are
+// spread over all keys.
+func BenchmarkEvents(b *testing.B) {
+	const n, last = 200000, 4096
+	for _, spread := range []bool{false, true} {
+		s := benchStore(b, n)
+		rev := s.LastRevision()
+		for i := range last {
+			k := i
+			if spread {
+				k = i * (n / last)
+			}
+			batch := s.NewBatch()
+			batch.Put(rev+1+int64(i), 0, &Effect{Key: key(benchKey(k)), Value: make([]byte, 256), Create: 1, Version: 2})
+			require.NoError(b, batch.Commit())
+		}
+		for _, compacted := range []bool{false, true} {
+			require.NoError(b, s.Flush())
+			if compacted {
+				require.NoError(b, s.current.Load().db.Compact(context.Background(), []byte{0}, []byte{6, 0}, false))
+			}
+			for _, bulk := range []int{1, 1 << 30} {
+				s.engine.bulkEvents = bulk
+				b.Run(fmt.Sprintf("spread=%v/compacted=%v/bulk=%v", spread, compacted, bulk == 1), func(b *testing.B) {
+					for range b.N {
+						sn := s.NewSnapshot()
+						got := 0
+						_, err := sn.Events(context.Background(), keyspace.Users(), rev+1, rev+last, 0, func(int64, int64, *mvccpb.KeyValue, bool) bool {
+							got++
+							return true
+						})
+						if err != nil || got != last {
+							b.Fatal(got, err)
+						}
+						sn.Close()
+					}
+				})
+			}
+		}
+	}
+}

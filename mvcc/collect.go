@@ -9,8 +9,8 @@ import (
 // CollectLimits bounds one step of Collect.
 type CollectLimits struct {
 	// Rows is the number of rows of the revision index that are worked off,
-	// Deletes the number of rows that are deleted; both are overrun by at most
-	// one revision. 0 means the default.
+	// Deletes the number of rows that are deleted, which is overrun by at most
+	// one. 0 means the default.
 	Rows, Deletes int
 }
 
@@ -70,14 +70,21 @@ func (c *collector) delete(row []byte) error {
 // Before it, all history below the collected revision C is gone but for the
 // newest version of each key; after it the same holds of a larger C. A deletion
 // at C itself is still there, because a watch from C needs it, and so is the
-// index of C.
+// index of C. A step may end inside a revision, which then counts as touched;
+// where exactly is kept in memory only, because to do a part of a revision again
+// does no harm.
 func (sn *Snapshot) collectHistory(ctx context.Context, l CollectLimits) (done bool, err error) {
 	g, target := sn.g, sn.meta.compact
 	collected := g.collected.Load()
 	if collected >= target {
 		return true, nil
 	}
-	it, err := sn.rows(scanOptions(appendIndexStart(nil, collected), appendIndexStart(nil, target+1)))
+	// What was done towards a lower target left that one's deletions.
+	start := g.collectAt
+	if start == nil || g.collectTo != target {
+		start = appendIndexStart(nil, collected)
+	}
+	it, err := sn.rows(scanOptions(start, appendIndexStart(nil, target+1)))
 	if err != nil {
 		return false, err
 	}
@@ -86,41 +93,50 @@ func (sn *Snapshot) collectHistory(ctx context.Context, l CollectLimits) (done b
 	defer func() { _ = c.batch.Close() }()
 	defer func() { _ = it.Close() }()
 
-	reached, rows := target, 0
+	reached, touched, next, rows := target, target, []byte(nil), 0
 	for valid := it.First(); valid; valid = it.Next() {
-		rev, _, ok := decodeIndexKey(it.Key())
-		if !ok {
-			return false, corruptf("revision index key %x", it.Key())
+		e, err := readIndexEntry(it)
+		if err != nil {
+			return false, err
 		}
-		if rows++; rev > collected && (rows > l.Rows || c.deletes >= l.Deletes) {
-			// Everything below rev was worked off.
-			reached = rev - 1
+		if rows == l.Rows || c.deletes >= l.Deletes {
+			reached, touched, next = max(collected, e.rev-1), e.rev, append(next, it.Key()...)
 			break
 		}
-		if rows%checkEvery == 0 {
+		if rows++; rows%checkEvery == 0 {
 			if err := sn.proceed(ctx); err != nil {
 				return false, err
 			}
 		}
-		entry, err := it.ValueAndErr()
-		if err != nil {
-			return false, diskError("read revision index", err)
-		}
-		key, _, ok := decodeIndexValue(entry)
-		if !ok {
-			return false, corruptf("revision index entry at %d: %x", rev, entry)
-		}
-		if err := c.supersede(key, rev, target); err != nil {
+		if err := c.supersede(e.key, e.rev, target); err != nil {
 			return false, err
 		}
 	}
 	if err := it.Error(); err != nil {
 		return false, diskError("scan revision index", err)
 	}
-	if err := c.finish(reached); err != nil {
+	if err := c.finish(reached, touched); err != nil {
 		return false, err
 	}
-	return reached == target, nil
+	g.collectAt, g.collectTo = next, target
+	return next == nil, nil
+}
+
+// readIndexEntry decodes the entry that an iterator stands on. Its key is valid
+// until the iterator moves.
+func readIndexEntry(it *pebble.Iterator) (e entry, err error) {
+	var ok bool
+	if e.rev, e.sub, ok = decodeIndexKey(it.Key()); !ok {
+		return e, corruptf("revision index key %x", it.Key())
+	}
+	value, err := it.ValueAndErr()
+	if err != nil {
+		return e, diskError("read revision index", err)
+	}
+	if e.key, e.tombstone, ok = decodeIndexValue(value); !ok {
+		return e, corruptf("revision index entry %d/%d: %x", e.rev, e.sub, value)
+	}
+	return e, nil
 }
 
 // supersede deletes what the version of key at rev makes history below target:
@@ -150,10 +166,11 @@ func (c *collector) supersede(key []byte, rev, target int64) error {
 	return diskError("read key", it.Error())
 }
 
-// finish commits the deletes and the revision reached as one batch.
-func (c *collector) finish(reached int64) error {
+// finish commits the deletes, with the revision up to which all is collected
+// and the one up to which something may be.
+func (c *collector) finish(reached, touched int64) error {
 	g, target := c.sn.g, c.sn.meta.compact
-	if err := c.batch.Set(collectedKey, appendRevision(nil, reached), nil); err != nil {
+	if err := c.batch.Set(collectedKey, appendCollected(nil, reached, touched), nil); err != nil {
 		return diskError("write collected revision", err)
 	}
 	if reached == target {
@@ -162,8 +179,12 @@ func (c *collector) finish(reached int64) error {
 		}
 	}
 	// Raised first: nobody may take for there what is already gone.
+	g.touched.Store(touched)
+	if err := c.commit(); err != nil {
+		return err
+	}
 	g.collected.Store(reached)
-	return c.commit()
+	return nil
 }
 
 func (c *collector) commit() error {
@@ -190,7 +211,7 @@ func (sn *Snapshot) sweepIndex(ctx context.Context, l CollectLimits) (done bool,
 		return true, nil
 	}
 	if g.sweepPass.drops == 0 {
-		g.sweepPass.drops, g.sweepPass.at = sn.meta.drops, 0
+		g.sweepPass.drops, g.sweepPass.at = sn.meta.drops, appendIndexStart(nil, 0)
 	}
 	pass := g.sweepPass
 	var upto int64
@@ -199,7 +220,7 @@ func (sn *Snapshot) sweepIndex(ctx context.Context, l CollectLimits) (done bool,
 			upto = max(upto, w.upto)
 		}
 	}
-	it, err := sn.rows(scanOptions(appendIndexStart(nil, pass.at), appendIndexStart(nil, upto+1)))
+	it, err := sn.rows(scanOptions(pass.at, appendIndexStart(nil, upto+1)))
 	if err != nil {
 		return false, err
 	}
@@ -207,31 +228,23 @@ func (sn *Snapshot) sweepIndex(ctx context.Context, l CollectLimits) (done bool,
 	// Closing a batch or an iterator cannot fail in a way that matters here.
 	defer func() { _ = c.batch.Close() }()
 	defer func() { _ = it.Close() }()
-	next, rows := upto+1, 0
+	next, rows := []byte(nil), 0
 	for valid := it.First(); valid; valid = it.Next() {
-		rev, _, ok := decodeIndexKey(it.Key())
-		if !ok {
-			return false, corruptf("revision index key %x", it.Key())
-		}
-		if rows++; rev > pass.at && (rows > sweepFactor*l.Rows || c.deletes >= l.Deletes) {
-			next = rev
+		if rows == sweepFactor*l.Rows || c.deletes >= l.Deletes {
+			next = append(next, it.Key()...)
 			break
 		}
-		if rows%checkEvery == 0 {
+		if rows++; rows%checkEvery == 0 {
 			if err := sn.proceed(ctx); err != nil {
 				return false, err
 			}
 		}
-		entry, err := it.ValueAndErr()
+		e, err := readIndexEntry(it)
 		if err != nil {
-			return false, diskError("read revision index", err)
-		}
-		key, _, ok := decodeIndexValue(entry)
-		if !ok {
-			return false, corruptf("revision index entry at %d: %x", rev, entry)
+			return false, err
 		}
 		for _, w := range list {
-			if w.drop <= pass.drops && rev <= w.upto && w.span.Contains(key) {
+			if w.drop <= pass.drops && e.rev <= w.upto && w.span.Contains(e.key) {
 				if err := c.delete(it.Key()); err != nil {
 					return false, err
 				}
@@ -242,7 +255,7 @@ func (sn *Snapshot) sweepIndex(ctx context.Context, l CollectLimits) (done bool,
 	if err := it.Error(); err != nil {
 		return false, diskError("scan revision index", err)
 	}
-	if next > upto {
+	if next == nil {
 		return c.endSweep(pass.drops)
 	}
 	g.sweepPass.at = next

@@ -21,6 +21,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(appendLocalKey(nil, []byte("n")))
 	f.Add(appendMeta(nil, &meta{applied: 1, last: 2, compact: 3, drops: 4}))
 	f.Add(appendSweeps(nil, []sweep{{span: keyspace.Users(), upto: 7, drop: 1}}))
+	f.Add(appendCollected(nil, 4, 5))
 	f.Add([]byte{indexTombstone, 1, 'k'})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if v, ok := decodeVersion(b, 1000); ok && !v.tombstone {
@@ -54,7 +55,9 @@ func FuzzDecode(f *testing.F) {
 		if k, _, ok := decodeIndexValue(b); ok {
 			require.True(t, keyspace.Valid(k))
 		}
-		_, _ = decodeRevision(b)
+		if c, u, ok := decodeCollected(b); ok {
+			require.Equal(t, b, appendCollected(nil, c, u))
+		}
 	})
 }
 

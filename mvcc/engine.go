@@ -59,6 +59,8 @@ type Engine struct {
 	unflushed atomic.Int64
 	failOnce  sync.Once
 	keeper    *keeper
+	// bulkEvents is the number of events from which Events reads them by a scan.
+	bulkEvents int
 
 	mu struct {
 		sync.Mutex
@@ -81,7 +83,7 @@ func NewEngine(opts EngineOptions) (*Engine, error) {
 	if opts.MemtableBudget == 0 {
 		opts.MemtableBudget = DefaultMemtableBudget
 	}
-	e := &Engine{opts: opts, fs: opts.FS, log: opts.Logger}
+	e := &Engine{opts: opts, fs: opts.FS, log: opts.Logger, bulkEvents: defaultBulkEvents}
 	if e.fs == nil {
 		e.fs = vfs.Default
 	}

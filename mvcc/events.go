@@ -1,7 +1,6 @@
 package mvcc
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 
@@ -137,70 +136,4 @@ func (sn *Snapshot) keyEvent(it *pebble.Iterator, d *delivery) (more bool, err e
 		return false, corruptVersion(key, rev)
 	}
 	return d.event(v.sub, key, v), nil
-}
-
-// indexEvents reads the revision index and gets each version.
-func (sn *Snapshot) indexEvents(ctx context.Context, span keyspace.Span, from, to int64, d *delivery) error {
-	it, err := sn.rows(scanOptions(appendIndexStart(nil, from), appendIndexStart(nil, to+1)))
-	if err != nil {
-		return err
-	}
-	rows := 0
-	for valid := it.First(); valid && err == nil; valid = it.Next() {
-		if rows++; rows%checkEvery == 0 {
-			if err = sn.proceed(ctx); err != nil {
-				break
-			}
-		}
-		var more bool
-		if more, err = sn.indexEvent(it, span, d); !more {
-			break
-		}
-	}
-	if err == nil {
-		err = diskError("scan revision index", it.Error())
-	}
-	// What matters of an iterator's end was told by Error.
-	_ = it.Close()
-	return err
-}
-
-func (sn *Snapshot) indexEvent(it *pebble.Iterator, span keyspace.Span, d *delivery) (more bool, err error) {
-	rev, sub, ok := decodeIndexKey(it.Key())
-	if !ok {
-		return false, corruptf("revision index key %x", it.Key())
-	}
-	entry, err := it.ValueAndErr()
-	if err != nil {
-		return false, diskError("read revision index", err)
-	}
-	key, tombstone, ok := decodeIndexValue(entry)
-	if !ok {
-		return false, corruptf("revision index entry %d/%d: %x", rev, sub, entry)
-	}
-	if !span.Contains(key) || sn.swept(key, rev) {
-		return true, nil
-	}
-	if !d.begins(rev) {
-		return false, nil
-	}
-	if tombstone {
-		return d.event(sub, key, version{tombstone: true}), nil
-	}
-	sn.row = appendVersionKey(sn.row[:0], key, rev)
-	if !sn.it.SeekPrefixGE(sn.row) || !bytes.Equal(sn.it.Key(), sn.row) {
-		if err := sn.it.Error(); err != nil {
-			return false, diskError("read key", err)
-		}
-		return false, corruptVersion(key, rev)
-	}
-	row, err := sn.it.ValueAndErr()
-	if err != nil {
-		return false, diskError("read value", err)
-	}
-	v, ok := decodeVersion(row, rev)
-	if !ok || v.tombstone {
-		return false, corruptVersion(key, rev)
-	}
-	return d.event(sub, key, v), nil
 }

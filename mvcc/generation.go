@@ -33,22 +33,26 @@ type generation struct {
 	published atomic.Pointer[meta]
 	turn      atomic.Uint64
 
-	// collected is the revision up to which history was thrown away.
-	collected atomic.Int64
-	counters  *counters
+	// collected is the revision up to which history was thrown away, touched
+	// the one up to which some of it may have been.
+	collected, touched atomic.Int64
+	counters           *counters
 	// sweeps are the dropped spans whose index entries are still there;
 	// sweepChange is held while the list is changed, on disk and here.
 	sweeps      sweepList
 	sweepChange sync.Mutex
 
 	// collecting is held by the one step of Collect that runs, and guards
-	// sweepPass: the pass over the revision index that is under way, if drops
-	// is not 0, which serves the drops up to that number and has come to the
-	// revision at.
+	// what follows: the row of the revision index that collection towards a
+	// compaction revision has come to, unless nil, and the pass over the index for a sweep that is under way, if
+	// drops is not 0, which serves the drops up to that number and has come to
+	// the row at.
 	collecting sync.Mutex
+	collectAt  []byte
+	collectTo  int64
 	sweepPass  struct {
 		drops uint64
-		at    int64
+		at    []byte
 	}
 
 	// writes counts batches; flushed is the count of those that are durable.
@@ -95,11 +99,12 @@ func (g *generation) load() error {
 		return diskError("read collected revision", err)
 	}
 	if v != nil {
-		collected, ok := decodeRevision(v)
+		collected, touched, ok := decodeCollected(v)
 		if !ok {
 			return corruptf("collected revision %x", v)
 		}
 		g.collected.Store(collected)
+		g.touched.Store(touched)
 	}
 	if v, err = g.get(sweepKey); err != nil {
 		return diskError("read sweeps", err)

@@ -48,3 +48,17 @@ func decodeMeta(b []byte) (m meta, ok bool) {
 		drops:   binary.BigEndian.Uint64(b[25:]),
 	}, true
 }
+
+// appendCollected encodes the record of how far history was thrown away.
+func appendCollected(dst []byte, collected, touched int64) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(collected))
+	return binary.BigEndian.AppendUint64(dst, uint64(touched))
+}
+
+func decodeCollected(b []byte) (collected, touched int64, ok bool) {
+	if len(b) != 16 {
+		return 0, 0, false
+	}
+	c, t := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
+	return int64(c), int64(t), c <= t && t <= math.MaxInt64
+}

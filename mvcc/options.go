@@ -19,7 +19,10 @@ const (
 	// an idle store stays small and a busy one flushes seldom.
 	memtableBytes = 16 << 20
 	blockBytes    = 16 << 10
-	bloomBits     = 10
+	// indexBlockBytes is large enough for nearly every table to have one index
+	// block, so that a lookup searches one instead of two.
+	indexBlockBytes = 256 << 10
+	bloomBits       = 10
 
 	// maxCompactions is the number of compactions that run at a time over all
 	// stores of a member.
@@ -64,6 +67,7 @@ func (e *Engine) pebbleOptions(s *Store) *pebble.Options {
 	o.Experimental.ReadSamplingMultiplier = -1
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = blockBytes
+		o.Levels[i].IndexBlockSize = indexBlockBytes
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(bloomBits)
 		o.Levels[i].FilterType = pebble.TableFilter
 		o.Levels[i].Compression = func() *sstable.CompressionProfile { return block.FastestCompression }

@@ -211,19 +211,11 @@ func (s *Store) trimIndex(keep keyspace.Span) error {
 	}
 	end := []byte{storePrefix, terminator}
 	err := sn.scanRows([]byte{indexPrefix, terminator}, end, func(it *pebble.Iterator) error {
-		rev, _, ok := decodeIndexKey(it.Key())
-		if !ok {
-			return corruptf("revision index key %x", it.Key())
-		}
-		entry, err := it.ValueAndErr()
+		e, err := readIndexEntry(it)
 		if err != nil {
-			return diskError("read revision index", err)
+			return err
 		}
-		key, _, ok := decodeIndexValue(entry)
-		if !ok {
-			return corruptf("revision index entry at %d: %x", rev, entry)
-		}
-		if keep.Contains(key) && !sn.swept(key, rev) {
+		if keep.Contains(e.key) && !sn.swept(e.key, e.rev) {
 			return endRun(it.Key())
 		}
 		switch {

@@ -23,7 +23,9 @@ type Snapshot struct {
 	it   *pebble.Iterator
 	meta meta
 	err  error
-	row  []byte
+	// row holds the key being sought; it begins in rowBuf.
+	row    []byte
+	rowBuf [96]byte
 	// sweeps are the drops whose index entries the snapshot may still see.
 	sweeps []sweep
 }
@@ -34,6 +36,7 @@ var pointOptions = pebble.IterOptions{KeyTypes: pebble.IterKeyTypePointsOnly, Us
 // NewSnapshot takes a snapshot of the store as of its last committed batch.
 func (s *Store) NewSnapshot() *Snapshot {
 	sn := &Snapshot{store: s}
+	sn.row = sn.rowBuf[:0]
 	if sn.g, sn.err = s.acquire(); sn.err != nil {
 		return sn
 	}

@@ -174,10 +174,11 @@ func (s *Store) LastRevision() int64 { return s.state().last }
 func (s *Store) CompactRevision() int64 { return s.state().compact }
 
 // CollectedRevision returns the revision up to which this replica has thrown
-// history away. It differs between replicas and is at most CompactRevision.
+// history away: from it on everything is there. It differs between replicas and
+// is at most CompactRevision.
 func (s *Store) CollectedRevision() int64 {
 	if g := s.current.Load(); g != nil {
-		return g.collected.Load()
+		return g.touched.Load()
 	}
 	return 0
 }

@@ -223,7 +223,7 @@ func (f *frameReader) check(key, value []byte) error {
 		f.meta, ok = decodeMeta(value)
 		f.hasMeta = ok
 	case bytes.Equal(key, collectedKey):
-		_, ok = decodeRevision(value)
+		_, _, ok = decodeCollected(value)
 	case bytes.Equal(key, sweepKey):
 		_, ok = decodeSweeps(value)
 	case len(key) > 0 && key[0] == localPrefix:
