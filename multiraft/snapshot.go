@@ -118,7 +118,12 @@ func (t *transport) install(s grpc.ServerStream) error {
 }
 
 func (t *transport) takeChunk(chunk raftpb.Chunk) (err error) {
-	if t.closed.Load() || !t.running(chunk.ShardID, chunk.ReplicaID) {
+	t.gate.RLock()
+	defer t.gate.RUnlock()
+	if t.gate.closed {
+		return ErrStopped
+	}
+	if !t.running(chunk.ShardID, chunk.ReplicaID) {
 		return ErrNotFound
 	}
 	defer func() {

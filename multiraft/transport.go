@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/lni/dragonboat/v4/config"
@@ -31,7 +30,12 @@ type transport struct {
 
 	messages raftio.MessageHandler
 	chunks   raftio.ChunkHandler
-	closed   atomic.Bool
+
+	// gate is held for reading while something is handed to Dragonboat, which takes its parts away once the transport is closed.
+	gate struct {
+		sync.RWMutex
+		closed bool
+	}
 
 	mu struct {
 		sync.Mutex
@@ -77,8 +81,16 @@ func (t *transport) Start() error {
 
 // Close implements raftio.ITransport. The mesh is not the transport's to close.
 func (t *transport) Close() error {
-	t.closed.Store(true)
+	t.gate.Lock()
+	defer t.gate.Unlock()
+	t.gate.closed = true
 	return nil
+}
+
+func (t *transport) closed() bool {
+	t.gate.RLock()
+	defer t.gate.RUnlock()
+	return t.gate.closed
 }
 
 // GetConnection implements raftio.ITransport. It fails while the member is not connected, so that Dragonboat tells the groups.
@@ -100,7 +112,7 @@ func (t *transport) member(target string) (uint64, error) {
 	if !ok {
 		return 0, fmt.Errorf("multiraft: raft address %q", target)
 	}
-	if t.closed.Load() {
+	if t.closed() {
 		return 0, ErrStopped
 	}
 	return to, nil
@@ -118,7 +130,7 @@ func (c *connection) Close() {}
 // SendMessageBatch implements raftio.IConnection. The batch is encoded straight into the connection's buffer before it returns, because
 // its entries are reused afterwards.
 func (c *connection) SendMessageBatch(batch raftpb.MessageBatch) error {
-	if c.t.closed.Load() {
+	if c.t.closed() {
 		return ErrStopped
 	}
 	// The receiver knows who we are better than we could say.
@@ -128,9 +140,6 @@ func (c *connection) SendMessageBatch(batch raftpb.MessageBatch) error {
 
 // receive takes one frame of raft messages.
 func (t *transport) receive(from uint64, frame []byte) {
-	if t.closed.Load() {
-		return
-	}
 	batch, err := decodeBatch(frame, t.deployment, t.preVote)
 	if err == nil {
 		err = t.checkSenders(from, batch.Requests)
@@ -139,7 +148,7 @@ func (t *transport) receive(from uint64, frame []byte) {
 		batch.SourceAddress = address(from)
 		err = t.deliver(batch)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrStopped) {
 		t.complain(from, err)
 	}
 }
@@ -152,6 +161,11 @@ func (t *transport) deliver(batch raftpb.MessageBatch) (err error) {
 			err = fmt.Errorf("multiraft: raft messages refused: %v", r)
 		}
 	}()
+	t.gate.RLock()
+	defer t.gate.RUnlock()
+	if t.gate.closed {
+		return ErrStopped
+	}
 	t.messages(batch)
 	return nil
 }
@@ -206,9 +220,6 @@ func (t *transport) complain(from uint64, err error) {
 
 // inject hands messages to local replicas as if they had come from outside.
 func (t *transport) inject(all ...raftpb.Message) error {
-	if t.closed.Load() || t.messages == nil {
-		return ErrStopped
-	}
 	return t.deliver(raftpb.MessageBatch{DeploymentId: t.deployment, BinVer: raftio.TransportBinVersion, Requests: all})
 }
 

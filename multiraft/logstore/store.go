@@ -3,7 +3,9 @@ package logstore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -20,6 +22,7 @@ const (
 	memtableBytes = 64 << 20
 	memtables     = 4
 	cacheBytes    = memtables*memtableBytes + 16<<20
+	slowDisk      = 2 * time.Second
 )
 
 // Format numbers the layout of keys and values.
@@ -50,6 +53,8 @@ type Store struct {
 	cache *pebble.Cache
 	write *pebble.WriteOptions
 	busy  *busyNotifier
+	// watch is what watches the disk's health.
+	watch io.Closer
 
 	mu struct {
 		sync.RWMutex
@@ -83,8 +88,15 @@ func Open(opts Options) (*Store, error) {
 		s.write = pebble.NoSync
 	}
 	s.mu.replicas = make(map[raftio.NodeInfo]*replica)
+	if s.opts.fs == nil {
+		s.opts.fs = vfs.Default
+	}
+	s.opts.fs, s.watch = vfs.WithDiskHealthChecks(s.opts.fs, slowDisk, nil, func(i vfs.DiskSlowInfo) {
+		s.opts.Logger.Warn("the disk of the raft log is slow", zap.Stringer("operation", i.OpType), zap.Duration("since", i.Duration))
+	})
 	db, err := pebble.Open(opts.Dir, s.pebbleOptions())
 	if err != nil {
+		_ = s.watch.Close()
 		s.busy.close()
 		s.cache.Unref()
 		return nil, fmt.Errorf("logstore: opening %s: %w", opts.Dir, err)
@@ -114,9 +126,6 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			BackgroundError: func(err error) { s.opts.Logger.Error("raft log store", zap.Error(err)) },
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
 				s.fatal(fmt.Errorf("%w: %s: %w", ErrCorrupt, i.Path, i.Details))
-			},
-			DiskSlow: func(i pebble.DiskSlowInfo) {
-				s.opts.Logger.Warn("the disk of the raft log is slow", zap.Stringer("operation", i.OpType), zap.Duration("since", i.Duration))
 			},
 			WriteStallBegin: func(pebble.WriteStallBeginInfo) { s.busy.set(true) },
 			WriteStallEnd:   func() { s.busy.set(false) },
@@ -149,6 +158,7 @@ func (s *Store) Close() error {
 	if cerr := s.db.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("logstore: closing: %w", cerr)
 	}
+	_ = s.watch.Close()
 	s.busy.close()
 	s.cache.Unref()
 	return err
