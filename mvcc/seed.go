@@ -29,13 +29,18 @@ func (s *Store) Checkpoint(dir string) error {
 }
 
 // Seed makes dir a store that holds the part of parent inside keep, with its
-// whole history and its compaction revision, the given local records and no
-// others, and applied index 0: the beginning of a child shard. The part must not
-// change meanwhile. last is the seed's last revision (at most the parent's): no
-// smaller than any in the part, and no larger than any that will be put into
-// the child, whose log may be ahead of the moment when a late seed is made. It does nothing where dir exists, because a seed
-// appears there only when it is complete and durable; a crash in the middle
-// leaves nothing under that name.
+// whole history and the parent's compaction revision, the given local records
+// and no others, and applied index 0: the beginning of a child shard. The part
+// must not change meanwhile.
+//
+// last is the seed's last revision, at most the parent's: no smaller than any in
+// the part, and below any that will be put into the child, whose log may be
+// ahead of the moment when a late seed is made. A late seed may also have a
+// larger compaction revision than an early one, because the parent may have
+// thrown away what lies below it.
+//
+// It does nothing where dir exists, because a seed appears there only when it is
+// complete and durable; a crash in the middle leaves nothing under that name.
 func (e *Engine) Seed(dir string, parent *Store, keep keyspace.Span, last int64, local map[string][]byte) error {
 	if !keyspace.All().ContainsSpan(keep) || keep.Empty() {
 		return fmt.Errorf("mvcc: seed of %s", keep)
