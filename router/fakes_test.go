@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/mvcc"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
-	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
@@ -393,9 +393,18 @@ func (r *fakeReplica) Status() *kvdpb.ReplicaStatus {
 	return &kvdpb.ReplicaStatus{Shard: r.s.desc.Shard, OwnerMember: r.s.owner, Epoch: r.s.epoch, Phase: fmt.Sprintf("of member %d", r.m.id)}
 }
 
-func (r *fakeReplica) Resolve(_ context.Context, rev int64) (shard.Resolved, error) {
+func (r *fakeReplica) Resolve(ctx context.Context, rev int64) (shard.Resolved, error) {
 	w := r.m.w
 	w.mu.Lock()
+	if hold := r.s.hold; hold != nil {
+		w.mu.Unlock()
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return shard.Resolved{}, ctx.Err()
+		}
+		w.mu.Lock()
+	}
 	defer w.mu.Unlock()
 	if r.s.owner != r.m.id {
 		return shard.Resolved{}, &shard.NotOwnerError{Shard: r.s.desc.Shard, Owner: r.s.owner, Epoch: r.s.epoch}

@@ -55,7 +55,7 @@ func (r *Router) putFlight(f *flight) {
 	if f.call == nil {
 		f.call = newCall()
 	} else {
-		f.call.res, f.call.resolved, f.call.err, f.call.req = result{}, nil, nil, shard.Request{}
+		f.call.res, f.call.partial, f.call.err, f.call.req = result{}, nil, nil, shard.Request{}
 	}
 	r.flight.Put(f)
 }

@@ -297,10 +297,17 @@ type resolved struct {
 
 // appendResolveReply encodes
 //
-//	kind[1] id[8] n (shard status (generation start end applied revision | error))...
-func appendResolveReply(b []byte, id uint64, answers []resolved) []byte {
+//	kind[1] id[8] more[1] n (shard status (generation start end applied revision | error))...
+//
+// more says that further answers to the question will follow.
+func appendResolveReply(b []byte, id uint64, answers []resolved, more bool) []byte {
 	b = append(b, frameResolveReply)
 	b = binary.LittleEndian.AppendUint64(b, id)
+	if more {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
 	b = binary.AppendUvarint(b, uint64(len(answers)))
 	for _, a := range answers {
 		b = binary.AppendUvarint(b, a.Shard)
@@ -319,10 +326,11 @@ func appendResolveReply(b []byte, id uint64, answers []resolved) []byte {
 }
 
 // decodeResolveReply copies what it keeps.
-func decodeResolveReply(b []byte) (id uint64, answers []resolved, err error) {
+func decodeResolveReply(b []byte) (id uint64, answers []resolved, more bool, err error) {
 	r := frameReader{b: b}
 	r.kind(frameResolveReply)
 	id = r.fixed64()
+	more = r.byte() != 0
 	for range r.count(maxResolve) {
 		var a resolved
 		a.Shard = r.uvarint()
@@ -339,7 +347,7 @@ func decodeResolveReply(b []byte) (id uint64, answers []resolved, err error) {
 		}
 		answers = append(answers, a)
 	}
-	return id, answers, r.end("resolve reply")
+	return id, answers, more, r.end("resolve reply")
 }
 
 // frameReader reads the fields of a frame. After the first that is not there,

@@ -43,8 +43,9 @@ func TestFramesSurvive(t *testing.T) {
 		{Resolved: shard.Resolved{Shard: 1, Generation: 2, Span: keyspace.All(), Applied: 3, Revision: 4}},
 		{Resolved: shard.Resolved{Shard: 9}, err: shard.ErrSpanMoving},
 	}
-	id, answers2, err := decodeResolveReply(appendResolveReply(nil, 6, answers))
+	id, answers2, more, err := decodeResolveReply(appendResolveReply(nil, 6, answers, true))
 	require.NoError(t, err)
+	require.True(t, more)
 	require.Equal(t, uint64(6), id)
 	require.Equal(t, answers, answers2)
 
@@ -95,7 +96,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(appendReplyError(nil, 1, &shard.WrongRangeError{Shard: 1, Descriptors: []*kvdpb.Descriptor{{Shard: 3}}}))
 	f.Add(appendReplyError(nil, 1, &shard.AmbiguousError{Cause: errFrame}))
 	f.Add(appendResolveFrame(nil, &resolveFrame{shards: []uint64{1, 2}}))
-	f.Add(appendResolveReply(nil, 1, []resolved{{}, {err: errNoReplica}}))
+	f.Add(appendResolveReply(nil, 1, []resolved{{}, {err: errNoReplica}}, false))
 	f.Add(appendCancelFrame(nil, 2))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if q, err := decodeRequestFrame(b); err == nil {
@@ -113,7 +114,7 @@ func FuzzFrames(f *testing.F) {
 			require.NoError(t, err)
 			require.Equal(t, q, again)
 		}
-		_, _, _ = decodeResolveReply(b)
+		_, _, _, _ = decodeResolveReply(b)
 		_, _ = decodeCancelFrame(b)
 	})
 }

@@ -24,9 +24,9 @@ type call struct {
 	// done holds one token once res or err is set.
 	done chan struct{}
 	res  result
-	// resolved is the answer to a resolve frame.
-	resolved []resolved
-	err      error
+	err  error
+	// partial takes the answers to a resolve frame as they come.
+	partial func([]resolved)
 
 	// req and onDone are those of a local replica.
 	req    shard.Request
@@ -181,13 +181,27 @@ func (l *link) reply(frame []byte) error {
 	return nil
 }
 
+// resolveReply passes answers on; the last of them complete the call.
 func (l *link) resolveReply(frame []byte) error {
-	id, answers, err := decodeResolveReply(frame)
+	id, answers, more, err := decodeResolveReply(frame)
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	c := l.mu.calls[id]
+	var take func([]resolved)
+	if c != nil {
+		take = c.partial
+	}
+	l.mu.Unlock()
+	if take == nil {
+		return nil
+	}
+	take(answers)
+	if more {
+		return nil
+	}
 	if c := l.take(id); c != nil {
-		c.resolved = answers
 		c.finish(nil)
 	}
 	return nil

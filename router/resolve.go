@@ -57,99 +57,116 @@ func (r *Router) resolveEach(ctx context.Context, rev int64, shards []uint64, an
 			remote[member] = append(remote[member], id)
 		}
 	}
-	var mu sync.Mutex
-	take := func(as []resolved) {
-		for _, a := range as {
-			if a.err == nil {
-				answer(a.Resolved)
-				continue
-			}
-			r.learnFrom(a.err)
-			mu.Lock()
-			errs = append(errs, fmt.Errorf("shard %d: %w", a.Shard, a.err))
-			mu.Unlock()
-		}
-	}
+	g := &gathering{r: r, answer: answer, errs: errs}
 	var wg sync.WaitGroup
 	for member, ids := range remote {
 		for len(ids) > 0 {
 			some := ids[:min(len(ids), maxResolve)]
 			ids = ids[len(some):]
-			wg.Go(func() { take(r.resolveRemote(ctx, member, rev, some)) })
+			wg.Go(func() { r.resolveRemote(ctx, member, rev, some, g.take) })
 		}
 	}
-	if len(local) > 0 {
-		take(resolveLocal(ctx, rev, local))
-	}
+	resolveLocal(ctx, rev, local, func(a resolved) { g.take([]resolved{a}) })
 	wg.Wait()
-	return errors.Join(errs...)
+	return g.end()
+}
+
+// gathering passes answers on until it is ended.
+type gathering struct {
+	r      *Router
+	answer func(shard.Resolved)
+
+	mu    sync.Mutex
+	ended bool
+	errs  []error
+}
+
+func (g *gathering) take(answers []resolved) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended {
+		return
+	}
+	for _, a := range answers {
+		if a.err == nil {
+			g.answer(a.Resolved)
+			continue
+		}
+		g.r.learnFrom(a.err)
+		g.errs = append(g.errs, fmt.Errorf("shard %d: %w", a.Shard, a.err))
+	}
+}
+
+// end makes sure that no answer is passed on any more.
+func (g *gathering) end() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ended = true
+	return errors.Join(g.errs...)
 }
 
 // maxResolving bounds how many shards of one question wait at a time.
-const maxResolving = 64
+const maxResolving = 1024
 
-// resolveLocal asks replicas of this member.
-func resolveLocal(ctx context.Context, rev int64, reps []Replica) []resolved {
-	answers := make([]resolved, len(reps))
+// resolveLocal asks replicas of this member, all at once, and returns when all
+// have answered.
+func resolveLocal(ctx context.Context, rev int64, reps []Replica, answer func(resolved)) {
+	one := func(rep Replica) {
+		res, err := rep.Resolve(ctx, rev)
+		if err != nil {
+			res.Shard = rep.Descriptor().GetShard()
+		}
+		answer(resolved{Resolved: res, err: err})
+	}
+	if len(reps) == 1 {
+		one(reps[0])
+		return
+	}
 	slots := make(chan struct{}, maxResolving)
 	var wg sync.WaitGroup
-	for i, rep := range reps {
-		one := func() {
-			res, err := rep.Resolve(ctx, rev)
-			if err != nil {
-				// A replica that holds no entry yet has no descriptor to name it.
-				res.Shard = rep.Descriptor().GetShard()
-			}
-			answers[i] = resolved{Resolved: res, err: err}
-		}
-		if len(reps) == 1 {
-			one()
-			break
-		}
+	for _, rep := range reps {
 		slots <- struct{}{}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			one()
+		wg.Go(func() {
+			one(rep)
 			<-slots
-		}()
+		})
 	}
 	wg.Wait()
-	return answers
 }
 
 // resolveRemote asks another member about shards that it owns.
-func (r *Router) resolveRemote(ctx context.Context, member uint64, rev int64, ids []uint64) []resolved {
+func (r *Router) resolveRemote(ctx context.Context, member uint64, rev int64, ids []uint64, take func([]resolved)) {
 	f := r.takeFlight()
-	defer r.putFlight(f)
-	answers, err := r.askResolve(ctx, f, member, rev, ids)
+	err := r.askResolve(ctx, f, member, rev, ids, take)
+	r.putFlight(f)
 	if err == nil {
-		return answers
+		return
 	}
 	failed := make([]resolved, len(ids))
 	for i, id := range ids {
 		failed[i] = resolved{Resolved: shard.Resolved{Shard: id}, err: err}
 	}
-	return failed
+	take(failed)
 }
 
-func (r *Router) askResolve(ctx context.Context, f *flight, member uint64, rev int64, ids []uint64) ([]resolved, error) {
+func (r *Router) askResolve(ctx context.Context, f *flight, member uint64, rev int64, ids []uint64, take func([]resolved)) error {
 	c, l := f.call, r.link(member)
-	q := resolveFrame{timeout: r.remaining(ctx, f), rev: rev, shards: ids}
+	c.partial = take
+	q := resolveFrame{timeout: max(r.remaining(ctx, f), 0) + ownerGrace, rev: rev, shards: ids}
 	id, err := l.send(c, 10*len(ids), func(b []byte, id uint64) []byte {
 		q.id = id
 		return appendResolveFrame(b, &q)
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := r.await(ctx, f); err != nil {
 		if l.cancel(id) {
-			return nil, err
+			return err
 		}
 		<-c.done
 	}
-	return c.resolved, c.err
+	return ownContext(c.err)
 }
 
 // resolve takes a resolve frame.
@@ -159,12 +176,12 @@ func (l *link) resolve(r *Router, frame []byte) error {
 		return err
 	}
 	var reps []Replica
-	var answers []resolved
+	var without []resolved
 	for _, id := range q.shards {
 		if rep, ok := r.cfg.Replicas.Replica(id); ok {
 			reps = append(reps, rep)
 		} else {
-			answers = append(answers, resolved{Resolved: shard.Resolved{Shard: id}, err: errNoReplica})
+			without = append(without, resolved{Resolved: shard.Resolved{Shard: id}, err: errNoReplica})
 		}
 	}
 	s := &served{r: r, l: l, id: q.id}
@@ -178,22 +195,48 @@ func (l *link) resolve(r *Router, frame []byte) error {
 	}
 	l.mu.Unlock()
 	if full {
-		for i := range reps {
-			answers = append(answers, resolved{Resolved: shard.Resolved{Shard: reps[i].Descriptor().Shard}, err: rpctypes.ErrGRPCRequestTooManyRequests})
-		}
-		reps = nil
+		s.answer(nil, rpctypes.ErrGRPCRequestTooManyRequests)
+		return nil
 	}
 	r.background(func(context.Context) {
-		answers = append(answers, resolveLocal(&s.ctx, q.rev, reps)...)
+		s.resolve(q.rev, reps, without)
 		l.mu.Lock()
 		if l.mu.served[q.id] == s {
 			delete(l.mu.served, q.id)
 		}
 		l.mu.Unlock()
 		s.ctx.cancel()
-		s.send(func(b []byte) []byte { return appendResolveReply(b, q.id, answers) })
 	})
 	return nil
+}
+
+// resolveFlush is how long an answer waits for others to share its frame.
+const resolveFlush = 500 * time.Microsecond
+
+// resolve answers for each replica as soon as it can tell, so that a shard that
+// cannot does not hold up the others.
+func (s *served) resolve(rev int64, reps []Replica, batch []resolved) {
+	answers := make(chan resolved)
+	left := len(reps)
+	if left > 0 {
+		go resolveLocal(&s.ctx, rev, reps, func(a resolved) { answers <- a })
+	}
+	flush := time.NewTimer(resolveFlush)
+	defer flush.Stop()
+	for left > 0 {
+		select {
+		case a := <-answers:
+			batch = append(batch, a)
+			left--
+		case <-flush.C:
+			if len(batch) > 0 {
+				s.send(func(b []byte) []byte { return appendResolveReply(b, s.id, batch, true) })
+				batch = batch[:0]
+			}
+			flush.Reset(resolveFlush)
+		}
+	}
+	s.send(func(b []byte) []byte { return appendResolveReply(b, s.id, batch, false) })
 }
 
 // errNotResolved: no local replica can answer a serializable read.

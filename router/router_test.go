@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/multiraft/peer"
+	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router/wire"
 	"github.com/kvd-io/kvd/shard"
@@ -190,7 +190,9 @@ func TestLostAnswer(t *testing.T) {
 func TestAmbiguousAtTheOwner(t *testing.T) {
 	w := newWorld(t, 2)
 	w.edit(100, func(s *fakeShard) {
-		s.fail = func(uint64, *shard.Request) error { return &shard.AmbiguousError{Shard: 100, Cause: errors.New("deposed")} }
+		s.fail = func(uint64, *shard.Request) error {
+			return &shard.AmbiguousError{Shard: 100, Cause: errors.New("deposed")}
+		}
 	})
 	for _, m := range w.members {
 		_, err := m.router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
@@ -391,6 +393,28 @@ func TestResolveAsksEachMemberOnce(t *testing.T) {
 	require.Empty(t, got)
 	gateway.router.Resolve(context.Background(), 7, []uint64{101}, answer)
 	require.Len(t, got, 1)
+}
+
+// TestResolveDoesNotWaitForAll: a shard that cannot tell does not hold up those
+// that can.
+func TestResolveDoesNotWaitForAll(t *testing.T) {
+	w := newWorld(t, 2, "b", "c", "d", "e")
+	hold := make(chan struct{})
+	w.edit(101, func(s *fakeShard) { s.hold = hold }) // owned by member 2
+	ctx, cancel := context.WithCancel(context.Background())
+	got := make(chan uint64, 5)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.member(1).router.Resolve(ctx, 1, []uint64{100, 101, 102, 103, 104}, func(r shard.Resolved) { got <- r.Shard })
+	}()
+	for range 4 {
+		require.NotEqual(t, uint64(101), <-got)
+	}
+	cancel()
+	<-done
+	close(hold)
+	require.Empty(t, got)
 }
 
 func TestSerializable(t *testing.T) {
