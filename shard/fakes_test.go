@@ -33,10 +33,10 @@ type fakeSequencer struct {
 		// remote: no answer without a message. notServing: claimed only.
 		remote, notServing bool
 		// held: questions wait until it is closed; nil: they do not.
-		held    chan struct{}
-		asked   int
-		allots  int
-		noReply bool
+		held  chan struct{}
+		asked int
+		// probes counts the questions of wait-outs since the last change of leader.
+		probes int
 	}
 }
 
@@ -82,7 +82,6 @@ func (s *fakeSequencer) Allocate(ctx context.Context, n int) (Grant, error) {
 	if s.mu.notServing {
 		return Grant{}, &ownership.ErrNotServing{SeqEpoch: s.mu.epoch}
 	}
-	s.mu.allots++
 	g := Grant{First: s.mu.last + 1, Stamp: s.stampLocked()}
 	s.mu.last += int64(n)
 	return g, nil
@@ -115,8 +114,9 @@ func (s *fakeSequencer) TryCurrent() (Grant, bool) {
 	return g, err == nil
 }
 
-func (s *fakeSequencer) Probe(ctx context.Context) (ownership.Stamp, error) {
+func (s *fakeSequencer) Probe(context.Context) (ownership.Stamp, error) {
 	g, err := s.current()
+	s.set(func() { s.mu.probes++ })
 	return g.Stamp, err
 }
 
@@ -138,7 +138,7 @@ type fakeGroup struct {
 		// hold: what is proposed stays uncommitted until commit is called.
 		hold bool
 		// lose: proposals are accepted and never appended; their outcome is the
-		// kind given.
+		// kind given, or silence.
 		lose    multiraft.OutcomeKind
 		dropped []fakeEntry
 		changed chan struct{}
@@ -182,6 +182,9 @@ type fakeNode struct {
 }
 
 const fakeShard = 7
+
+// silence, as what becomes of a proposal, is that nothing is heard of it.
+const silence = multiraft.OutcomeKind(99)
 
 func newFakeGroup(t testing.TB) *fakeGroup {
 	g := &fakeGroup{t: t}
@@ -250,10 +253,7 @@ func (n *fakeNode) stop() {
 }
 
 func (g *fakeGroup) close() {
-	g.mu.Lock()
-	g.mu.closed = true
-	g.changeLocked()
-	g.mu.Unlock()
+	g.do(func() { g.mu.closed = true })
 	for _, n := range g.nodes {
 		n.stop()
 	}
@@ -401,7 +401,9 @@ func (n *fakeNode) Propose(cmd []byte) (Proposal, error) {
 	e := fakeEntry{cmd: append([]byte(nil), cmd...), proposal: p, by: n.index}
 	if g.mu.lose != 0 {
 		g.mu.dropped = append(g.mu.dropped, e)
-		p.finish(multiraft.Outcome{Kind: g.mu.lose, Err: multiraft.ErrNotReady})
+		if g.mu.lose != silence {
+			p.finish(multiraft.Outcome{Kind: g.mu.lose, Err: multiraft.ErrNotReady})
+		}
 		g.changeLocked()
 		return p, nil
 	}

@@ -386,6 +386,7 @@ func (m *machine) announce(c *kvdpb.ShardCommand, before *state, direct bool, in
 	case *kvdpb.ShardCommand_Split:
 		if t := r.tenure.Load(); t != nil && t.epoch == m.ownership.Epoch {
 			t.narrow(m.span)
+			t.moving.Store(false)
 		}
 		r.cfg.Sink.Split(m.desc, m.pending, index, m.lastRevision)
 		r.cfg.OnPending(r.cfg.Shard, m.pending)

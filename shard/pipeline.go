@@ -442,10 +442,10 @@ func (p *pipeline) applied(seq uint64, rejection Rejection, index uint64) {
 		p.mu.Unlock()
 		// It never applies in this epoch, nor does anything behind it. The next
 		// claim proposes those again.
+		p.t.end()
 		for _, w := range b.writes {
 			w.abandon(p.t.r.notOwner())
 		}
-		p.t.end()
 		return
 	}
 	p.mu.inflight[0] = nil
