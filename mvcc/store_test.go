@@ -267,3 +267,26 @@ func TestClosedStore(t *testing.T) {
 }
 
 func newMem() vfs.FS { return vfs.NewMem() }
+
+// TestManyVersions reads keys with more versions than are stepped over, in both
+// directions and at every revision.
+func TestManyVersions(t *testing.T) {
+	s := openStore(t, newTestEngine(t), "db")
+	w := &twin{local: map[string]string{}}
+	for rev := int64(1); rev <= 120; rev++ {
+		k := key(string(rune('a' + rev*7%3)))
+		deleted := rev%11 == 0 && w.get(string(k), 0).Version > 0
+		apply(t, s, rev, w.effect(rev, 0, k, "v", 0, deleted))
+		w.last, w.applied = rev, w.applied+1
+		if rev == 60 {
+			require.NoError(t, s.Flush())
+		}
+	}
+	var revs []int64
+	for rev := int64(0); rev <= 121; rev++ {
+		revs = append(revs, rev)
+	}
+	sn := s.NewSnapshot()
+	defer sn.Close()
+	w.check(t, sn, []keyspace.Span{keyspace.All(), keyspace.UserSpan([]byte("b"), nil)}, revs)
+}
