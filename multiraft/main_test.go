@@ -180,13 +180,14 @@ func newTestCluster(t testing.TB, size int, adjust func(*Config)) *cluster {
 		level = zap.DebugLevel
 	}
 	c := &cluster{t: t, log: zaptest.NewLogger(t, zaptest.Level(level)), urls: make(map[uint64]string)}
+	// The directory must outlive the nodes.
+	root := t.TempDir()
 	t.Cleanup(func() {
 		for _, n := range c.nodes {
 			n.stop()
 		}
 		routed.Store(zap.NewNop())
 	})
-	root := t.TempDir()
 	for i := range size {
 		id := uint64(i + 1)
 		n := &testNode{c: c, id: id, dir: filepath.Join(root, fmt.Sprint(id)), adjust: adjust, machines: make(map[uint64]*memory)}
