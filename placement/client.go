@@ -63,8 +63,8 @@ type client struct {
 	closed   chan struct{}
 	// waiters keeps waiters for the next callers.
 	waiters sync.Pool
-	// waiting counts the callers on the main lane, so that a function call does
-	// not overtake them.
+	// waiting counts the callers on the main lane that have no answer, so that a
+	// function call does not overtake them.
 	waiting atomic.Int64
 
 	mu struct {
@@ -119,10 +119,6 @@ type outcome struct {
 
 // request waits for an answer to a message that leaves after the call.
 func (c *client) request(ctx context.Context, l lane, n int64) (Grant, error) {
-	if l == mainLane {
-		c.waiting.Add(1)
-		defer c.waiting.Add(-1)
-	}
 	w, err := c.enqueue(l, n)
 	if err != nil {
 		return Grant{}, err
@@ -155,12 +151,22 @@ func (c *client) enqueue(l lane, n int64) (*waiter, error) {
 	}
 	w.n, w.offset = n, 0
 	ls.queue = append(ls.queue, w)
+	c.countLocked(l, 1)
 	ready := c.nextLocked(l)
 	c.mu.Unlock()
 	if ready {
 		c.drive(l)
 	}
 	return w, nil
+}
+
+// countLocked counts the callers that have no answer yet. Those that have one and
+// have not run since do not count, or a crowd would keep itself from the short
+// way for ever.
+func (c *client) countLocked(l lane, n int) {
+	if l == mainLane {
+		c.waiting.Add(int64(n))
+	}
 }
 
 // leave takes a caller out of the queue. A caller whose message has left gets its
@@ -170,6 +176,7 @@ func (c *client) leave(l lane, w *waiter, err error) (Grant, error) {
 	ls := &c.mu.lanes[l]
 	if i := slices.Index(ls.queue, w); i >= 0 {
 		ls.queue = slices.Delete(ls.queue, i, i+1)
+		c.countLocked(l, -1)
 	}
 	c.mu.Unlock()
 	select {
@@ -396,6 +403,7 @@ func (c *client) answerFrom(a *answer, known uint64) bool {
 		ls.timer.Stop()
 	}
 	ls.busy = false
+	c.countLocked(a.lane, -len(ls.flight))
 	for i, w := range ls.flight {
 		o := outcome{grant: Grant{First: a.first + w.offset, Stamp: a.stamp}}
 		if w.n == 0 {

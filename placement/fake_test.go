@@ -140,6 +140,9 @@ type fakeReplica struct {
 	applyMu sync.Mutex
 	applied int
 	results map[int]*kvdpb.PlacementResult
+	// swallow makes the next proposals vanish, with no word to their proposer until
+	// it gives up.
+	swallow int
 	// lose makes the next proposals apply without their proposer being told.
 	lose int
 }
@@ -251,6 +254,12 @@ func (r *fakeReplica) Propose(ctx context.Context, cmd []byte) Proposed {
 	if l.mu.leader != r.id || l.mu.cut[r.id] {
 		l.mu.Unlock()
 		return Proposed{Fate: NotAppended, Err: fmt.Errorf("%w: not the leader", errFake)}
+	}
+	if r.swallow > 0 {
+		r.swallow--
+		l.mu.Unlock()
+		<-ctx.Done()
+		return Proposed{Err: ctx.Err()}
 	}
 	l.mu.entries = append(l.mu.entries, slices.Clone(cmd))
 	index := len(l.mu.entries)

@@ -48,6 +48,8 @@ type Node struct {
 	hold atomic.Bool
 	// takeOver is the released epoch that this member was asked to succeed.
 	takeOver atomic.Uint64
+	// standing is the tenure's proposal under way.
+	standing atomic.Pointer[standing]
 	// campaigns counts the tries to do so; the tenure's goroutine alone uses it.
 	campaigns struct {
 		epoch uint64
@@ -267,6 +269,9 @@ func (n *Node) subscribers() map[int]func(*View) {
 // when it was called.
 func (n *Node) Barrier(ctx context.Context) error {
 	return n.retry(ctx, func(ctx context.Context) (bool, error) {
+		// A read that is lost in a change of leader never ends by itself.
+		ctx, cancel := context.WithTimeout(ctx, n.cfg.Election)
+		defer cancel()
 		err := n.cfg.Raft.ReadIndex(ctx)
 		return err == nil, err
 	})

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,7 +13,21 @@ import (
 
 // OnLeader tells that the local replica's view of who leads the group may have
 // changed. It does not block.
-func (n *Node) OnLeader() { n.tend.ring() }
+func (n *Node) OnLeader() {
+	if st := n.standing.Load(); st != nil {
+		if leader, term := n.cfg.Raft.Leader(); leader != n.cfg.Replica || term != st.term {
+			st.cancel()
+		}
+	}
+	n.tend.ring()
+}
+
+// standing is a proposal that was made as the leader of a term. When the term is
+// over its fate may stay unknown for long, and nobody should wait for that.
+type standing struct {
+	term   uint64
+	cancel context.CancelFunc
+}
 
 // runTenure makes this member the owner of the group whenever its replica leads
 // it, and takes an ownership from its claim to Serving.
@@ -112,11 +127,11 @@ func (n *Node) claim(v *View) error {
 		if n.cfg.Init == nil {
 			return fmt.Errorf("this member leads a group without a first entry and has none to propose")
 		}
-		if out := n.propose(command(n.cfg.Init)); !out.ok() {
+		if out := n.stand(command(n.cfg.Init)); !out.ok() {
 			return n.failed("first entry", out)
 		}
 	}
-	out := n.propose(command(&kvdpb.Claim{
+	out := n.stand(command(&kvdpb.Claim{
 		PreviousEpoch: v.Ownership.Epoch,
 		Member:        n.cfg.Member,
 		Replica:       n.cfg.Replica,
@@ -132,7 +147,7 @@ func (n *Node) claim(v *View) error {
 // serve logs Serving with the first window.
 func (n *Node) serve(v *View) error {
 	begin := n.cfg.Clock()
-	out := n.propose(command(&kvdpb.PlacementServing{Epoch: v.Ownership.Epoch, WindowEnd: v.WindowEnd + minWindow}))
+	out := n.stand(command(&kvdpb.PlacementServing{Epoch: v.Ownership.Epoch, WindowEnd: v.WindowEnd + minWindow}))
 	if !out.ok() {
 		return n.failed("serving", out)
 	}
@@ -148,6 +163,21 @@ func (n *Node) failed(what string, out Proposed) error {
 		return fmt.Errorf("%s was rejected: %s", what, out.Result.GetReason())
 	}
 	return fmt.Errorf("%s did not get through: %w", what, out.Err)
+}
+
+// stand proposes a command of the tenure and waits for its fate as long as the
+// term lasts.
+func (n *Node) stand(cmd *kvdpb.PlacementCommand) Proposed {
+	ctx, cancel := context.WithTimeout(n.ctx, 2*n.cfg.Election)
+	defer cancel()
+	_, term := n.cfg.Raft.Leader()
+	n.standing.Store(&standing{term, cancel})
+	defer n.standing.Store(nil)
+	// The term may have ended before it was noted.
+	if leader, now := n.cfg.Raft.Leader(); leader != n.cfg.Replica || now != term {
+		return Proposed{Fate: NotAppended, Err: errors.New("the term has ended")}
+	}
+	return n.proposeIn(ctx, cmd)
 }
 
 // propose proposes a command and waits for its fate, but not for ever.
