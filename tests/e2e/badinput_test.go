@@ -140,10 +140,6 @@ func TestForeignDirectory(t *testing.T) {
 	if err := m.Stop(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	t.Run("AnotherCluster", func(t *testing.T) {
-		m.SetArgs("--initial-cluster-token=another")
-		refusesToStart(t, m, m.DataDir, "cluster")
-	})
 	t.Run("AnotherMember", func(t *testing.T) {
 		other := newCluster(t, cluster.Options{Members: 2})
 		o := other.Members[1]

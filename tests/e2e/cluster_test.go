@@ -141,7 +141,7 @@ func testEtcdctl(t *testing.T, e *env, p string) {
 	}
 	rev := e.revision(t)
 	expect("get --rev", ctl("", "get", p+"a", "--rev", fmt.Sprint(rev-1), "--print-value-only"), "1\n")
-	expect("txn", ctl("value(\""+p+"a\") = \"2\"\n\nput "+p+"a 3\nget "+p+"a\n\nget "+p+"b\n\n", "txn"), "SUCCESS\n\nOK\n\n"+p+"a\n3\n")
+	expect("txn", ctl("value(\""+p+"a\") = \"2\"\n\nput "+p+"a 3\nget "+p+"a\n\nget "+p+"a\n\n", "txn"), "SUCCESS\n\nOK\n\n"+p+"a\n3\n")
 	expect("txn, other branch", ctl("value(\""+p+"a\") = \"2\"\n\nput "+p+"a 3\n\nget "+p+"a\n\n", "txn"), "FAILURE\n\n"+p+"a\n3\n")
 	expect("del", ctl("", "del", p+"b"), "1\n")
 	expect("del of nothing", ctl("", "del", p+"b"), "0\n")

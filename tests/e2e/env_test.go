@@ -83,6 +83,7 @@ func TestSurface(t *testing.T) {
 		for _, st := range surfaceTests {
 			t.Run(st.name, func(t *testing.T) {
 				e.tests++
+				t.Cleanup(func() { e.revive(t) })
 				st.run(t, e, fmt.Sprintf("test%03d/", e.tests))
 			})
 		}
@@ -91,6 +92,25 @@ func TestSurface(t *testing.T) {
 	if binaries.kvd {
 		e.sharded = true
 		t.Run("ManyShards", all)
+	}
+}
+
+// revive fails a test that a member did not survive and starts the member again, so that the tests that follow say something.
+func (e *env) revive(t *testing.T) {
+	for _, m := range e.cluster.Members {
+		if m.Running() {
+			continue
+		}
+		t.Errorf("member %s ended (%v); end of its log:\n%s", m.Name, m.Process().Err(), m.LogTail(6<<10))
+		if err := m.Start(); err != nil {
+			t.Error(err)
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		if err := m.WaitHealthy(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
 	}
 }
 

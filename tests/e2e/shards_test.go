@@ -68,7 +68,6 @@ func TestShardCommands(t *testing.T) {
 		"split without a key": {"shard", "split"},
 		"show of no shard":    {"shard", "show", "999999"},
 		"show of no number":   {"shard", "show", "odd"},
-		"an unknown command":  {"shard", "melt"},
 	} {
 		if out, err := e.kvctl(t, args...); err == nil || strings.Contains(out, "goroutine ") {
 			t.Errorf("%s: %v\n%s", name, err, out)
