@@ -26,9 +26,6 @@ func (h *Host) Campaign(shard uint64) error {
 	if r == nil {
 		return ErrNotFound
 	}
-	if h.closed.Load() {
-		return ErrStopped
-	}
 	return r.campaign()
 }
 
@@ -53,7 +50,7 @@ func (h *Host) campaignAtStart(r *replica) {
 	pause := campaignFirst
 	var step func()
 	step = func() {
-		if _, _, known := h.Leader(r.shard); known || h.closed.Load() || h.replica(r.shard) != r || time.Now().After(give) {
+		if _, _, known := h.Leader(r.shard); known || h.ctx.Err() != nil || h.replica(r.shard) != r || time.Now().After(give) {
 			return
 		}
 		wait := campaignPoll

@@ -1,12 +1,12 @@
 package multiraft
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
@@ -24,7 +24,14 @@ type Host struct {
 	nh        *dragonboat.NodeHost
 	transport *transport
 	events    *dispatcher
-	closed    atomic.Bool
+	// ctx ends when Close begins, and with it all calls that wait.
+	ctx    context.Context
+	cancel context.CancelFunc
+	// gate is held for reading during every call of nh, which must not be called any more once it is being closed.
+	gate struct {
+		sync.RWMutex
+		closed bool
+	}
 	// replicas maps a shard to its *replica, from before it starts until its state machine is closed.
 	replicas sync.Map
 	// markers is the directory of non-voting markers.
@@ -52,8 +59,10 @@ func NewHost(cfg Config) (h *Host, err error) {
 	routeLogs(cfg.Logger.Named("raft"))
 	h.transport = newTransport(&h.cfg, h.runs)
 	cfg.Mesh.Registrar().RegisterService(&chunkDesc, h.transport)
+	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.events = newDispatcher(h.noteLeader, h.cfg.OnLeader, h.cfg.OnReplica)
 	if h.nh, err = openNodeHost(h.nodeHostConfig()); err != nil {
+		h.cancel()
 		h.events.close()
 		return nil, err
 	}
@@ -157,11 +166,50 @@ func openNodeHost(cfg config.NodeHostConfig) (nh *dragonboat.NodeHost, err error
 
 // Close stops all replicas and waits until their state machines are closed. Proposals in flight end with an unknown fate.
 func (h *Host) Close() {
-	if h.closed.Swap(true) {
+	h.cancel()
+	h.gate.Lock()
+	closed := h.gate.closed
+	h.gate.closed = true
+	h.gate.Unlock()
+	if closed {
 		return
 	}
 	h.nh.Close()
 	h.events.close()
+}
+
+// enter begins a call of nh and keeps it from being closed until leave. It returns ErrStopped when it is too late.
+func (h *Host) enter() error {
+	h.gate.RLock()
+	if h.gate.closed {
+		h.gate.RUnlock()
+		return ErrStopped
+	}
+	return nil
+}
+
+func (h *Host) leave() { h.gate.RUnlock() }
+
+// waiting runs a call of nh that waits for an answer. It is given a context that ends with the host, and that has a deadline.
+func (h *Host) waiting(ctx context.Context, call func(context.Context) error) error {
+	if err := h.enter(); err != nil {
+		return err
+	}
+	defer h.leave()
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	stop := context.AfterFunc(h.ctx, cancel)
+	defer stop()
+	err := call(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case h.ctx.Err() != nil:
+		return ErrStopped
+	case ctx.Err() != nil:
+		return ctxError(ctx)
+	}
+	return translate(err)
 }
 
 // runs tells whether a replica of the shard, that one unless it is 0, runs here.

@@ -49,20 +49,6 @@ type memoryState struct {
 // disk is a file that Sync and RecoverFromSnapshot replace.
 type disk struct{ path string }
 
-func (d *disk) load(t interface{ Fatal(...any) }) (s memoryState) {
-	b, err := os.ReadFile(d.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return s
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &s)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
 func (m *memory) Open(<-chan struct{}) (uint64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

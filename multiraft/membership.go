@@ -19,14 +19,13 @@ type Membership struct {
 
 // Membership returns the membership as of a linearizable read.
 func (h *Host) Membership(ctx context.Context, shard uint64) (Membership, error) {
-	if h.closed.Load() {
-		return Membership{}, ErrStopped
-	}
-	ctx, cancel := withDeadline(ctx)
-	defer cancel()
-	m, err := h.readMembership(ctx, shard)
+	var m *dragonboat.Membership
+	err := h.waiting(ctx, func(ctx context.Context) (err error) {
+		m, err = h.readMembership(ctx, shard)
+		return err
+	})
 	if err != nil {
-		return Membership{}, requestError(ctx, err)
+		return Membership{}, err
 	}
 	out := Membership{ConfigChangeID: m.ConfigChangeID, Removed: m.Removed}
 	if out.Voters, err = members(m.Nodes); err != nil {
@@ -65,49 +64,30 @@ func members(addresses map[uint64]string) (map[uint64]uint64, error) {
 // AddReplica adds a voting replica, or promotes a non-voting one. configChangeID is the current one of Membership; ErrRejected means that it is not current any
 // more or that the change makes no sense. On other errors the change may have happened.
 func (h *Host) AddReplica(ctx context.Context, shard, replica, member, configChangeID uint64) error {
-	return h.change(ctx, func(ctx context.Context) error {
+	return h.waiting(ctx, func(ctx context.Context) error {
 		return h.nh.SyncRequestAddReplica(ctx, shard, replica, address(member), configChangeID)
 	})
 }
 
 // AddNonVoting adds a replica that follows the log but does not vote; otherwise like AddReplica.
 func (h *Host) AddNonVoting(ctx context.Context, shard, replica, member, configChangeID uint64) error {
-	return h.change(ctx, func(ctx context.Context) error {
+	return h.waiting(ctx, func(ctx context.Context) error {
 		return h.nh.SyncRequestAddNonVoting(ctx, shard, replica, address(member), configChangeID)
 	})
 }
 
 // RemoveReplica removes a replica for ever; otherwise like AddReplica.
 func (h *Host) RemoveReplica(ctx context.Context, shard, replica, configChangeID uint64) error {
-	return h.change(ctx, func(ctx context.Context) error {
+	return h.waiting(ctx, func(ctx context.Context) error {
 		return h.nh.SyncRequestDeleteReplica(ctx, shard, replica, configChangeID)
 	})
-}
-
-func (h *Host) change(ctx context.Context, request func(context.Context) error) error {
-	if h.closed.Load() {
-		return ErrStopped
-	}
-	ctx, cancel := withDeadline(ctx)
-	defer cancel()
-	return requestError(ctx, request(ctx))
 }
 
 // RequestSnapshot makes the local replica take a snapshot (for a state machine on disk: sync it) and compact its log, leaving overhead entries if override is set
 // and Config.CompactionOverhead otherwise. ErrRejected means that there was nothing new since the last one.
 func (h *Host) RequestSnapshot(ctx context.Context, shard uint64, override bool, overhead uint64) error {
-	if h.closed.Load() {
-		return ErrStopped
-	}
-	ctx, cancel := withDeadline(ctx)
-	defer cancel()
-	_, err := h.nh.SyncRequestSnapshot(ctx, shard, dragonboat.SnapshotOption{OverrideCompactionOverhead: override, CompactionOverhead: overhead})
-	return requestError(ctx, err)
-}
-
-func requestError(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return ctxError(ctx)
-	}
-	return translate(err)
+	return h.waiting(ctx, func(ctx context.Context) error {
+		_, err := h.nh.SyncRequestSnapshot(ctx, shard, dragonboat.SnapshotOption{OverrideCompactionOverhead: override, CompactionOverhead: overhead})
+		return err
+	})
 }

@@ -102,7 +102,11 @@ func (h *Host) Propose(shard uint64, cmd []byte) (Proposal, error) {
 	if len(cmd) == 0 || len(cmd) > MaxCommand {
 		return Proposal{}, fmt.Errorf("%w: %d bytes", ErrTooLarge, len(cmd))
 	}
+	if err := h.enter(); err != nil {
+		return Proposal{}, err
+	}
 	rs, err := h.nh.Propose(r.session, cmd, proposeTimeout)
+	h.leave()
 	if err != nil {
 		return Proposal{}, translate(err)
 	}

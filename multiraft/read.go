@@ -27,8 +27,12 @@ func (h *Host) ReadIndex(ctx context.Context, shard uint64) error {
 
 func (h *Host) readIndex(ctx context.Context, r *replica) (again bool, err error) {
 	changed := r.changed.wait()
+	if err := h.enter(); err != nil {
+		return false, err
+	}
 	// Messages of a follower's round can be lost, too.
 	rs, err := h.nh.ReadIndex(r.shard, min(h.timeout(ctx), 2*h.cfg.Election))
+	h.leave()
 	if err != nil {
 		return false, translate(err)
 	}

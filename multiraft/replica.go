@@ -24,7 +24,8 @@ type ReplicaConfig struct {
 	Initial map[uint64]uint64
 	// Join is set when a replica that was added to a running group starts for the first time; ignored afterwards.
 	Join bool
-	// NonVoting is set, with Join, for a replica that was added as non-voting. It is remembered: a promoted replica needs no other configuration.
+	// NonVoting is set, with Join, for a replica that was added as non-voting, even if it was promoted before its first start. It is remembered: a
+	// promoted replica needs no other configuration.
 	NonVoting bool
 	// QuickFirstElection makes the replica campaign as soon as it can instead of waiting for an election timeout, until there is a leader. It is for one replica of
 	// a group that has none yet.
@@ -64,10 +65,11 @@ func (h *Host) StartReplica(rc ReplicaConfig, create func() StateMachine) error 
 	if rc.Shard == 0 || rc.Replica == 0 {
 		return fmt.Errorf("multiraft: start of replica %d of shard %d", rc.Replica, rc.Shard)
 	}
-	if h.closed.Load() {
-		return ErrStopped
+	if err := h.enter(); err != nil {
+		return err
 	}
-	known := h.HasReplica(rc.Shard, rc.Replica)
+	defer h.leave()
+	known := h.nh.HasNodeInfo(rc.Shard, rc.Replica)
 	if !known && rc.Join == (len(rc.Initial) > 0) {
 		return fmt.Errorf("multiraft: first start of replica %d of shard %d wants either the initial members or to join", rc.Replica, rc.Shard)
 	}
@@ -146,10 +148,12 @@ func (h *Host) StopReplica(ctx context.Context, shard, replica uint64) error {
 	if r == nil || r.id != replica {
 		return nil
 	}
-	if h.closed.Load() {
-		return ErrStopped
+	if err := h.enter(); err != nil {
+		return err
 	}
-	if err := h.nh.StopReplica(shard, replica); err != nil && !errors.Is(err, dragonboat.ErrShardNotFound) {
+	err := h.nh.StopReplica(shard, replica)
+	h.leave()
+	if err != nil && !errors.Is(err, dragonboat.ErrShardNotFound) {
 		return fmt.Errorf("multiraft: stopping replica %d of shard %d: %w", replica, shard, translate(err))
 	}
 	select {
@@ -162,25 +166,19 @@ func (h *Host) StopReplica(ctx context.Context, shard, replica uint64) error {
 
 // RemoveReplicaData removes the log and snapshots of a replica that was stopped and that is no longer part of its group. That replica id can never be started here again.
 func (h *Host) RemoveReplicaData(ctx context.Context, shard, replica uint64) error {
-	if h.closed.Load() {
-		return ErrStopped
-	}
 	if r := h.replica(shard); r != nil && r.id == replica {
 		return ErrExists
 	}
-	ctx, cancel := withDeadline(ctx)
-	defer cancel()
-	var err error
-	func() {
+	err := h.waiting(ctx, func(ctx context.Context) (err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				err = fmt.Errorf("%v", p)
 			}
 		}()
-		err = h.nh.SyncRemoveData(ctx, shard, replica)
-	}()
+		return h.nh.SyncRemoveData(ctx, shard, replica)
+	})
 	if err != nil {
-		return fmt.Errorf("multiraft: removing replica %d of shard %d: %w", replica, shard, translate(err))
+		return fmt.Errorf("multiraft: removing replica %d of shard %d: %w", replica, shard, err)
 	}
 	if err := os.Remove(h.markerPath(shard, replica)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("multiraft: removing replica %d of shard %d: %w", replica, shard, err)
@@ -188,8 +186,14 @@ func (h *Host) RemoveReplicaData(ctx context.Context, shard, replica uint64) err
 	return nil
 }
 
-// HasReplica tells whether the replica was ever started here and its data not removed.
-func (h *Host) HasReplica(shard, replica uint64) bool { return h.nh.HasNodeInfo(shard, replica) }
+// HasReplica tells whether the replica was ever started here and its data not removed; false once the host is closed.
+func (h *Host) HasReplica(shard, replica uint64) bool {
+	if h.enter() != nil {
+		return false
+	}
+	defer h.leave()
+	return h.nh.HasNodeInfo(shard, replica)
+}
 
 // Running tells whether a replica of the shard runs, or is being stopped, here.
 func (h *Host) Running(shard uint64) bool { return h.replica(shard) != nil }
@@ -209,9 +213,10 @@ func (h *Host) Leader(shard uint64) (replica, term uint64, known bool) {
 
 // TransferLeader asks the leader to hand over to another replica. There is no guarantee: watch the leader events.
 func (h *Host) TransferLeader(shard, toReplica uint64) error {
-	if h.closed.Load() {
-		return ErrStopped
+	if err := h.enter(); err != nil {
+		return err
 	}
+	defer h.leave()
 	if err := h.nh.RequestLeaderTransfer(shard, toReplica); err != nil {
 		return translate(err)
 	}
