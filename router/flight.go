@@ -32,6 +32,8 @@ type flight struct {
 	began time.Time
 	// ticking: timer runs, for the whole request.
 	ticking bool
+	// waited is where the request waited last, if it did.
+	waited place
 }
 
 func newFlight() *flight {
@@ -52,6 +54,7 @@ func (r *Router) putFlight(f *flight) {
 		f.timer.Stop()
 		f.ticking = false
 	}
+	f.waited = place{}
 	if f.call == nil {
 		f.call = newCall()
 	} else {
@@ -85,7 +88,11 @@ func (r *Router) fly(ctx context.Context, f *flight, q *op) (result, error) {
 			res, err = r.try(ctx, f, q, d, attempt)
 		}
 		if err == nil {
-			r.news.served(d.Shard)
+			at := place{shard: d.Shard}
+			r.news.served(at)
+			if f.waited != at {
+				r.news.served(f.waited)
+			}
 			return res, nil
 		}
 		switch judge(err) {
@@ -129,11 +136,8 @@ func (r *Router) pause(ctx context.Context, f *flight, d *kvdpb.Descriptor, atte
 	defer cancel()
 	stop := context.AfterFunc(r.ctx, cancel)
 	defer stop()
-	shard := uint64(0)
-	if d != nil {
-		shard = d.Shard
-	}
-	err := r.news.wait(wait, shard, attempt)
+	f.waited = place{shard: d.GetShard(), moving: errors.Is(cause, shard.ErrSpanMoving)}
+	err := r.news.wait(wait, f.waited, attempt)
 	switch {
 	case err == nil:
 		return nil

@@ -11,7 +11,6 @@ import (
 const (
 	firstProbe = 2 * time.Millisecond
 	lastProbe  = 25 * time.Millisecond
-	// idleWait bounds how long those wait who leave the probing to another.
 	idleWait = 250 * time.Millisecond
 )
 
@@ -20,14 +19,25 @@ const (
 // for a shard one probes at short intervals; the others sleep until a request to
 // the shard got through, the range map changed, or a longer time passed. So a
 // thousand clients of a lost owner are not a thousand times the load.
+//
+// Those whose keys are on the move wait apart, for requests to the keys that stay
+// get through all the time and mean nothing to them.
 type news struct {
+	// idle is how long those wait at most who do not probe.
+	idle time.Duration
 	// waiting counts all waiters, so that a request that got through finds out
 	// without a lock that nobody waits.
 	waiting atomic.Int64
 	mu      struct {
 		sync.Mutex
-		shards map[uint64]*shardNews
+		shards map[place]*shardNews
 	}
+}
+
+// place is what requests wait at.
+type place struct {
+	shard  uint64
+	moving bool
 }
 
 type shardNews struct {
@@ -38,18 +48,18 @@ type shardNews struct {
 }
 
 func newNews() *news {
-	n := &news{}
-	n.mu.shards = make(map[uint64]*shardNews)
+	n := &news{idle: idleWait}
+	n.mu.shards = make(map[place]*shardNews)
 	return n
 }
 
-// wait returns when the shard is worth another try, or with ctx's error. attempt
+// wait returns when the place is worth another try, or with ctx's error. attempt
 // counts the tries so far, from 0.
-func (n *news) wait(ctx context.Context, shard uint64, attempt int) error {
+func (n *news) wait(ctx context.Context, at place, attempt int) error {
 	n.waiting.Add(1)
 	defer n.waiting.Add(-1)
-	s, probe := n.enter(shard)
-	pause := idleWait
+	s, probe := n.enter(at)
+	pause := n.idle
 	if probe {
 		pause = min(firstProbe<<min(attempt, 10), lastProbe)
 	}
@@ -62,17 +72,17 @@ func (n *news) wait(ctx context.Context, shard uint64, attempt int) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	n.leave(shard, s, probe)
+	n.leave(at, s, probe)
 	return err
 }
 
-func (n *news) enter(shard uint64) (s *shardNews, probe bool) {
+func (n *news) enter(at place) (s *shardNews, probe bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s = n.mu.shards[shard]
+	s = n.mu.shards[at]
 	if s == nil {
 		s = &shardNews{woken: make(chan struct{})}
-		n.mu.shards[shard] = s
+		n.mu.shards[at] = s
 	}
 	s.waiters++
 	if !s.probing {
@@ -81,41 +91,41 @@ func (n *news) enter(shard uint64) (s *shardNews, probe bool) {
 	return s, probe
 }
 
-func (n *news) leave(shard uint64, s *shardNews, probe bool) {
+func (n *news) leave(at place, s *shardNews, probe bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if probe {
 		s.probing = false
 	}
 	s.waiters--
-	if s.waiters == 0 && n.mu.shards[shard] == s {
-		delete(n.mu.shards, shard)
+	if s.waiters == 0 && n.mu.shards[at] == s {
+		delete(n.mu.shards, at)
 	}
 }
 
-// served says that a request to the shard got through.
-func (n *news) served(shard uint64) {
+// served says that a request to the place got through.
+func (n *news) served(at place) {
 	if n.waiting.Load() == 0 {
 		return
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.wakeLocked(shard)
+	n.wakeLocked(at)
 }
 
 // all wakes everybody.
 func (n *news) all() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for shard := range n.mu.shards {
-		n.wakeLocked(shard)
+	for at := range n.mu.shards {
+		n.wakeLocked(at)
 	}
 }
 
-// wakeLocked wakes the waiters of a shard; later ones wait anew.
-func (n *news) wakeLocked(shard uint64) {
-	if s := n.mu.shards[shard]; s != nil {
-		delete(n.mu.shards, shard)
+// wakeLocked wakes the waiters at a place; later ones wait anew.
+func (n *news) wakeLocked(at place) {
+	if s := n.mu.shards[at]; s != nil {
+		delete(n.mu.shards, at)
 		close(s.woken)
 	}
 }

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math"
@@ -61,8 +62,8 @@ func (r *Router) doRange(ctx context.Context, req *pb.RangeRequest, raw []byte) 
 
 // splits tells whether a span lies in several shards, as far as is known.
 func (r *Router) splits(span keyspace.Span) bool {
-	parts, ok := r.routes.split(span)
-	return ok && len(parts) > 1
+	d := r.routes.lookup(span.Start)
+	return d != nil && bytes.Compare(span.End, d.End) > 0
 }
 
 func (r *Router) wide(ctx context.Context, req *pb.RangeRequest) (Response, error) {

@@ -119,7 +119,7 @@ func (r *Router) MapChanged() {
 
 // OwnerChanged wakes the requests that wait for a shard. Calling it is optional
 // and shortens the waits after a change of owners.
-func (r *Router) OwnerChanged(shard uint64) { r.news.served(shard) }
+func (r *Router) OwnerChanged(shard uint64) { r.news.served(place{shard: shard}) }
 
 func (r *Router) link(member uint64) *link {
 	if l := (*r.links.Load())[member]; l != nil {
