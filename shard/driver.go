@@ -29,9 +29,6 @@ const (
 	// proposePatience bounds the wait for one proposal of the driver. Nothing
 	// hangs on it: a late command is rejected or does what it should.
 	proposePatience = 500 * time.Millisecond
-	// handOverPatience is how long a replica that released the shard leaves it
-	// to the one that it asked to lead.
-	handOverPatience = 3 * time.Second
 	// probePatience bounds one question of the wait-out, probeRetry is the pause
 	// after one that brought nothing.
 	// probeMost bounds the pause in any case: the sequencer may be replaced.
@@ -58,6 +55,7 @@ func (r *Replica) LeaderChanged(e multiraft.LeaderEvent) {
 		r.mu.held = false
 	}
 	r.mu.Unlock()
+	r.notifyChange()
 	t := r.tenure.Load()
 	switch {
 	case t == nil:
@@ -243,9 +241,12 @@ func (e *notAppendedError) Unwrap() error { return e.err }
 // while.
 func (r *Replica) holdBack() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.mu.held = true
-	r.mu.Unlock()
-	time.AfterFunc(handOverPatience, r.letGo)
+	if r.mu.holdEnds != nil {
+		r.mu.holdEnds.Stop()
+	}
+	r.mu.holdEnds = time.AfterFunc(handOverPatience, r.letGo)
 }
 
 func (r *Replica) letGo() {

@@ -2,18 +2,27 @@ package shard
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+const (
+	// transferRetry is how long a request to lead may take before it is made
+	// again; it is not guaranteed to arrive. handOverPatience bounds the whole.
+	transferRetry    = 300 * time.Millisecond
+	handOverPatience = 2 * time.Second
 )
 
 // Release hands the shard over in an orderly way, so that the next owner need
 // not wait: the tenure takes in nothing new, what it has admitted is finished,
 // reads stop, and only then Release is proposed. Whatever comes of it, this
-// process never serves again in the epoch. Afterwards replica to is asked to
-// lead (zero: nobody is); if nobody takes over in a while this replica claims
-// again. It returns once Release has applied, nil also where the shard is not
-// this replica's.
+// process never serves again in the epoch. Then replica to is asked to lead. If
+// leadership does not move in a while, this replica claims again and Release
+// fails. With to zero it returns once Release has applied, and leaves the shard
+// to whoever claims it. It does nothing where this replica does not serve.
 func (r *Replica) Release(ctx context.Context, to uint64) error {
 	t := r.tenure.Load()
 	if t == nil || !t.serves() {
@@ -28,18 +37,47 @@ func (r *Replica) Release(ctx context.Context, to uint64) error {
 	t.end()
 	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Release{
 		Release: &kvdpb.Release{Epoch: t.epoch}}})
+	if err == nil && to != 0 {
+		err = r.transfer(ctx, to)
+	}
 	if err != nil {
 		r.letGo()
 		return fmt.Errorf("release shard %d: %w", r.cfg.Shard, err)
 	}
-	if to == 0 {
-		return nil
-	}
-	if err := r.cfg.Raft.TransferLeader(to); err != nil {
-		r.letGo()
-		return fmt.Errorf("release shard %d: transfer leadership to replica %d: %w", r.cfg.Shard, to, err)
+	return nil
+}
+
+// transfer asks a replica to lead until this one leads no more.
+func (r *Replica) transfer(ctx context.Context, to uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, handOverPatience)
+	defer cancel()
+	for r.leading() {
+		err := r.cfg.Raft.TransferLeader(to)
+		if err := r.awaitLoss(ctx); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("leadership did not move to replica %d: %w", to, errors.Join(ctx.Err(), err))
+		}
 	}
 	return nil
+}
+
+// awaitLoss waits a while for the loss of leadership.
+func (r *Replica) awaitLoss(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, transferRetry)
+	defer cancel()
+	for {
+		changed := r.changes()
+		if !r.leading() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Compact tells the group that history below rev may be collected. Only the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -40,8 +41,9 @@ type Replica struct {
 		// changed is closed and replaced when ownership, descriptor or tenure change.
 		changed chan struct{}
 		// held is true while the driver must not claim, because another replica
-		// is about to take over.
-		held bool
+		// is about to take over, at most until holdEnds.
+		held     bool
+		holdEnds *time.Timer
 		// waiting lists who waits for an applied index.
 		waiting []appliedWaiter
 	}
