@@ -27,10 +27,20 @@ import (
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// requireStatus compares what a client sees of two errors. (The values differ in
+// caches of google's library.)
+func requireStatus(t testing.TB, want, got error) {
+	t.Helper()
+	require.Error(t, got)
+	require.Equal(t, status.Code(want), status.Code(got), "%v", got)
+	require.Equal(t, status.Convert(want).Message(), status.Convert(got).Message())
+}
 
 // world is a cluster without raft: one store that all replicas share, shards
 // with owners, and members with a router each, joined by a mesh of memory.

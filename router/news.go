@@ -11,7 +11,7 @@ import (
 const (
 	firstProbe = 2 * time.Millisecond
 	lastProbe  = 25 * time.Millisecond
-	idleWait = 250 * time.Millisecond
+	idleWait   = 250 * time.Millisecond
 )
 
 // news is where requests wait for a shard that cannot serve them now: its owner

@@ -165,7 +165,7 @@ func TestLostAnswer(t *testing.T) {
 				gateway.loseFrames(func(uint64, []byte) bool { return lose() })
 			}
 			_, err := gateway.router.Put(context.Background(), &pb.PutRequest{Key: []byte("a"), Value: []byte("1")})
-			require.Equal(t, rpctypes.ErrGRPCTimeoutDueToConnectionLost, err)
+			requireStatus(t, rpctypes.ErrGRPCTimeoutDueToConnectionLost, err)
 			want := 0
 			if delivered {
 				want = 1
@@ -182,7 +182,7 @@ func TestLostAnswer(t *testing.T) {
 			require.NoError(t, err)
 			once = sync.Once{}
 			_, err = gateway.router.Txn(context.Background(), &pb.TxnRequest{Failure: []*pb.RequestOp{op1("a")}})
-			require.Equal(t, rpctypes.ErrGRPCTimeoutDueToConnectionLost, err)
+			requireStatus(t, rpctypes.ErrGRPCTimeoutDueToConnectionLost, err)
 		})
 	}
 }
@@ -196,7 +196,7 @@ func TestAmbiguousAtTheOwner(t *testing.T) {
 	})
 	for _, m := range w.members {
 		_, err := m.router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
-		require.Equal(t, rpctypes.ErrGRPCTimeoutDueToLeaderFail, err)
+		requireStatus(t, rpctypes.ErrGRPCTimeoutDueToLeaderFail, err)
 	}
 }
 
@@ -222,7 +222,7 @@ func TestTimeIsOver(t *testing.T) {
 	for _, m := range w.members {
 		m.router.cfg.RequestTimeout = 30 * time.Millisecond
 		_, err := m.router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
-		require.Equal(t, rpctypes.ErrGRPCTimeout, err)
+		requireStatus(t, rpctypes.ErrGRPCTimeout, err)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 		_, err = m.router.Put(ctx, &pb.PutRequest{Key: []byte("a")})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -230,7 +230,7 @@ func TestTimeIsOver(t *testing.T) {
 	}
 	w.edit(100, func(s *fakeShard) { s.fail = func(uint64, *shard.Request) error { return shard.ErrSpanMoving } })
 	_, err := w.member(2).router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
-	require.Equal(t, rpctypes.ErrGRPCTimeout, err)
+	requireStatus(t, rpctypes.ErrGRPCTimeout, err)
 	w.edit(100, func(s *fakeShard) { s.hold = nil })
 }
 
@@ -269,13 +269,13 @@ func TestInFlightIsBounded(t *testing.T) {
 	}
 	l.mu.Unlock()
 	_, err := w.member(2).router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
-	require.Equal(t, rpctypes.ErrGRPCRequestTooManyRequests, err)
+	requireStatus(t, rpctypes.ErrGRPCRequestTooManyRequests, err)
 	l.mu.Lock()
 	clear(l.mu.calls)
 	l.mu.bytes = maxCallBytes
 	l.mu.Unlock()
 	_, err = w.member(2).router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
-	require.Equal(t, rpctypes.ErrGRPCRequestTooManyRequests, err)
+	requireStatus(t, rpctypes.ErrGRPCRequestTooManyRequests, err)
 	l.mu.Lock()
 	l.mu.bytes = 0
 	l.mu.Unlock()
@@ -287,7 +287,7 @@ func TestInFlightIsBounded(t *testing.T) {
 	}
 	back.mu.Unlock()
 	_, err = w.member(2).router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
-	require.Equal(t, rpctypes.ErrGRPCRequestTooManyRequests, err)
+	requireStatus(t, rpctypes.ErrGRPCRequestTooManyRequests, err)
 	back.mu.Lock()
 	clear(back.mu.served)
 	back.mu.Unlock()
@@ -352,18 +352,18 @@ func TestCompact(t *testing.T) {
 		return err
 	}
 	require.NoError(t, compact(0))
-	require.Equal(t, rpctypes.ErrGRPCCompacted, compact(-1))
-	require.Equal(t, rpctypes.ErrGRPCFutureRev, compact(7))
+	requireStatus(t, rpctypes.ErrGRPCCompacted, compact(-1))
+	requireStatus(t, rpctypes.ErrGRPCFutureRev, compact(7))
 	require.NoError(t, compact(4))
-	require.Equal(t, rpctypes.ErrGRPCCompacted, compact(4))
-	require.Equal(t, rpctypes.ErrGRPCCompacted, compact(0))
+	requireStatus(t, rpctypes.ErrGRPCCompacted, compact(4))
+	requireStatus(t, rpctypes.ErrGRPCCompacted, compact(0))
 	m, err := r.Compact(context.Background(), &pb.CompactionRequest{Revision: 5})
 	require.NoError(t, err)
 	require.Equal(t, int64(6), m.Header.Revision)
 	_, err = r.Range(context.Background(), &pb.RangeRequest{Key: []byte("a"), Revision: 4})
-	require.Equal(t, rpctypes.ErrGRPCCompacted, err)
+	requireStatus(t, rpctypes.ErrGRPCCompacted, err)
 	_, err = r.Range(context.Background(), &pb.RangeRequest{Key: []byte("a"), Revision: 7})
-	require.Equal(t, rpctypes.ErrGRPCFutureRev, err)
+	requireStatus(t, rpctypes.ErrGRPCFutureRev, err)
 }
 
 func TestResolveAsksEachMemberOnce(t *testing.T) {
@@ -448,7 +448,7 @@ func TestSerializable(t *testing.T) {
 	w.compact = 0
 	w.member(2).without[100] = true
 	_, err = r.Range(context.Background(), all)
-	require.Equal(t, rpctypes.ErrGRPCTimeout, err)
+	requireStatus(t, rpctypes.ErrGRPCTimeout, err)
 	w.member(2).setDown(1, false)
 	m, err = r.Range(context.Background(), all)
 	require.NoError(t, err)
@@ -518,7 +518,7 @@ func TestHashIsEqualOnAllMembers(t *testing.T) {
 		require.NotZero(t, a.Sum)
 	}
 	_, err := w.member(2).router.HashKV(context.Background(), 99)
-	require.Equal(t, rpctypes.ErrGRPCFutureRev, err)
+	requireStatus(t, rpctypes.ErrGRPCFutureRev, err)
 	w.member(2).without[100] = true
 	_, err = w.member(2).router.HashKV(context.Background(), 0)
 	require.Equal(t, codes.Unavailable, status.Code(err))
@@ -546,5 +546,5 @@ func TestCloseEndsRequests(t *testing.T) {
 	err := <-done
 	require.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
 	w.member(1).router.Close()
-	require.Equal(t, rpctypes.ErrGRPCStopped, <-done)
+	requireStatus(t, rpctypes.ErrGRPCStopped, <-done)
 }
