@@ -75,6 +75,8 @@ type fakeShard struct {
 	fail func(member uint64, req *shard.Request) error
 	// hold, if set, keeps requests until it is closed.
 	hold chan struct{}
+	// instant, if set, answers everything.
+	instant *shard.Reply
 }
 
 type fakeMember struct {
@@ -438,8 +440,12 @@ func (r *fakeReplica) View(_ context.Context, generation, applied uint64, rev in
 // Do implements Replica: like a shard, on a goroutine of its own.
 func (r *fakeReplica) Do(req *shard.Request) {
 	r.m.w.mu.Lock()
-	hold, fail := r.s.hold, r.s.fail
+	hold, fail, instant := r.s.hold, r.s.fail, r.s.instant
 	r.m.w.mu.Unlock()
+	if instant != nil {
+		req.Done(instant, nil)
+		return
+	}
 	if fail != nil {
 		if err := fail(r.m.id, req); err != nil {
 			req.Done(nil, err)
