@@ -62,13 +62,14 @@ func measureOnce(ctx context.Context, o *options, s *system, c cell) (sample, er
 		return sample{}, fmt.Errorf("%s: %v: %w", s.name, c, err)
 	}
 	if r.ops == 0 {
-		return sample{}, fmt.Errorf("%s: %v: nothing was answered: %w", s.name, c, r.err)
+		r.errors++
+		r.err = errors.Join(errors.New("nothing was answered in the measured time"), r.err)
 	}
 	out := sample{
 		opsPerSecond: float64(r.ops) / r.elapsed.Seconds(),
 		p50:          r.hist.quantile(0.50),
 		p99:          r.hist.quantile(0.99),
-		cpuPerOp:     (after.server - before.server) / time.Duration(r.ops),
+		cpuPerOp:     (after.server - before.server) / time.Duration(max(1, r.ops)),
 		errors:       r.errors,
 		err:          r.err,
 	}
