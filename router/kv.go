@@ -107,8 +107,9 @@ func (r *Router) doDelete(ctx context.Context, req *pb.DeleteRangeRequest, raw [
 }
 
 func (r *Router) doTxn(ctx context.Context, req *pb.TxnRequest, raw []byte) (Response, error) {
-	span, writes, ok := hull(req)
-	if !ok {
+	var h hull
+	h.txn(req)
+	if !h.any {
 		// It reads and writes nothing, and all of its no compares succeed.
 		g, err := r.current(ctx)
 		if err != nil {
@@ -117,8 +118,11 @@ func (r *Router) doTxn(ctx context.Context, req *pb.TxnRequest, raw []byte) (Res
 		m := &pb.TxnResponse{Header: &pb.ResponseHeader{Revision: g.First}, Succeeded: true}
 		return Response{Message: m, Revision: g.First}, nil
 	}
-	q := op{kind: opTxn, txn: req, raw: raw, span: span, write: writes}
-	res, err := r.one(ctx, &q)
+	f := r.takeFlight()
+	defer r.putFlight(f)
+	q := op{kind: opTxn, txn: req, raw: raw, write: h.writes}
+	q.span, f.buf = h.span(f.buf)
+	res, err := r.fly(ctx, f, &q)
 	if errors.Is(err, errSplit) {
 		err = r.spansShards(&q)
 	}

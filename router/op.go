@@ -6,7 +6,6 @@ import (
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/router/wire"
 	"github.com/kvd-io/kvd/shard"
-	"github.com/kvd-io/kvd/shard/eval"
 	"github.com/kvd-io/kvd/shard/ownership"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/mem"
@@ -68,29 +67,6 @@ func pointSpan(buf, key []byte) (keyspace.Span, []byte) {
 	buf = append(keyspace.AppendUser(buf[:0], key), 0)
 	n := len(buf) - 1
 	return keyspace.Span{Start: buf[:n:n], End: buf}, buf
-}
-
-// hull returns the smallest span that covers everything that a transaction may
-// touch; ok is false if that is nothing.
-func hull(txn *pb.TxnRequest) (s keyspace.Span, writes, ok bool) {
-	for _, t := range eval.Spans(txn) {
-		writes = writes || t.Write
-		if t.Span.Empty() {
-			// A range without keys is still evaluated, where its key would be.
-			t.Span = keyspace.Key(t.Span.Start)
-		}
-		if !ok {
-			s, ok = t.Span, true
-			continue
-		}
-		if bytes.Compare(t.Span.Start, s.Start) < 0 {
-			s.Start = t.Span.Start
-		}
-		if bytes.Compare(t.Span.End, s.End) > 0 {
-			s.End = t.Span.End
-		}
-	}
-	return s, writes, ok
 }
 
 // subRange makes the request for the part of a range that lies in span.

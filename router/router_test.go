@@ -223,11 +223,13 @@ func TestTimeIsOver(t *testing.T) {
 		m.router.cfg.RequestTimeout = 30 * time.Millisecond
 		_, err := m.router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
 		requireStatus(t, rpctypes.ErrGRPCTimeout, err)
+		m.router.cfg.RequestTimeout = time.Hour
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 		_, err = m.router.Put(ctx, &pb.PutRequest{Key: []byte("a")})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		cancel()
 	}
+	w.member(2).router.cfg.RequestTimeout = 30 * time.Millisecond
 	w.edit(100, func(s *fakeShard) { s.fail = func(uint64, *shard.Request) error { return shard.ErrSpanMoving } })
 	_, err := w.member(2).router.Put(context.Background(), &pb.PutRequest{Key: []byte("a")})
 	requireStatus(t, rpctypes.ErrGRPCTimeout, err)
