@@ -89,7 +89,10 @@ type Config struct {
 	ElectionTimeout time.Duration
 	// RequestTimeout bounds health checks.
 	RequestTimeout time.Duration
-	EnablePprof    bool
+	// SlowRequest is how long a KV request may take before the log mentions it; 0
+	// is any time.
+	SlowRequest time.Duration
+	EnablePprof bool
 }
 
 const (

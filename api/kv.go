@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"github.com/kvd-io/kvd/api/check"
 	"github.com/kvd-io/kvd/api/codec"
@@ -17,6 +18,7 @@ type kvServer struct {
 	router          Router
 	gate            *gate
 	stats           *callStats
+	slow            *slowLog
 	maxTxnOps       int
 	maxRequestBytes int
 }
@@ -58,7 +60,7 @@ func kvMethod[T any, M interface {
 	proto.Message
 }](stat callStat, newCall func() *kvCall[T], check func(*kvServer, M, int) error) methodHandler {
 	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		s := srv.(*kvServer)
+		s, began := srv.(*kvServer), time.Now()
 		s.stats.started(stat)
 		c := newCall()
 		m := M(&c.msg)
@@ -71,6 +73,7 @@ func kvMethod[T any, M interface {
 			err = s.serve(ctx, m, c.req.Raw, &c.reply)
 		}
 		s.stats.handled(stat, err)
+		s.slow.done(ctx, stat, began, len(c.req.Raw), err)
 		if err != nil {
 			return nil, err
 		}

@@ -114,6 +114,7 @@ func (s *Server) register() {
 	h := headers{member: s.cfg.Member, cluster: s.cfg.Cluster}
 	s.grpc.RegisterService(kvDesc(), &kvServer{
 		headers: h, router: s.cfg.Router, gate: s.gate, stats: &s.stats,
+		slow:      &slowLog{log: s.cfg.Logger, after: s.cfg.SlowRequest},
 		maxTxnOps: int(s.cfg.MaxTxnOps), maxRequestBytes: int(s.cfg.MaxRequestBytes),
 	})
 	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher})

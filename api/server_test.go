@@ -19,6 +19,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	etcd "go.etcd.io/etcd/api/v3/version"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -320,6 +322,21 @@ func TestStopWaitsForRequests(t *testing.T) {
 	close(f.router.block)
 	require.NoError(t, <-done)
 	<-stopped
+}
+
+func TestSlowRequestsAreLogged(t *testing.T) {
+	core, logs := observer.New(zap.WarnLevel)
+	f := newFixture(t, func(c *Config) { c.Logger, c.SlowRequest = zap.New(core), time.Nanosecond })
+	for range 3 * slowPerSecond {
+		_, err := f.client.Put(context.Background(), "k", "v")
+		require.NoError(t, err)
+	}
+	n := logs.FilterMessage("request stats").Len()
+	require.NotZero(t, n)
+	require.Less(t, n, 3*slowPerSecond)
+	l := &slowLog{log: zap.NewNop(), after: 0}
+	l.done(context.Background(), statPut, time.Time{}, 1, nil)
+	require.Zero(t, l.count.Load())
 }
 
 func TestConfigIsChecked(t *testing.T) {
