@@ -19,7 +19,7 @@ func (h *Hub) attach(w *watcher) {
 		}
 		return
 	}
-	h.attachCohort(w)
+	h.attachCohort(w, false)
 }
 
 func (h *Hub) attachLive(w *watcher) bool {
@@ -83,30 +83,32 @@ func (h *Hub) liveGroupLocked(span keyspace.Span, next int64) *group {
 }
 
 // attachCohort puts a watcher into a cohort of its span that is at or a little
-// before its position, or begins one.
-func (h *Hub) attachCohort(w *watcher) {
+// before its position, or begins one. blind says that the live group could not
+// read previous values for it.
+func (h *Hub) attachCohort(w *watcher, blind bool) {
 	h.groups.Lock()
 	defer h.groups.Unlock()
 	key := keyOf(w.span)
 	for _, c := range h.groups.cohorts[key] {
-		if c.admit(w) {
+		if c.admit(w, blind) {
 			return
 		}
 	}
 	c := h.newGroup(false, w.span)
 	c.pos.Store(w.next - 1)
 	h.groups.cohorts[key] = append(h.groups.cohorts[key], c)
-	c.admit(w)
+	c.admit(w, blind)
 }
 
 // admit takes a watcher into a cohort if it fits.
-func (g *group) admit(w *watcher) bool {
+func (g *group) admit(w *watcher, blind bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	pos := g.pos.Load()
 	if g.mu.dead || w.next <= pos || w.next-1-pos > cohortSlack {
 		return false
 	}
+	g.mu.blind = g.mu.blind || blind
 	g.joinLocked(w)
 	g.task.wake()
 	return true

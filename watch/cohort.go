@@ -25,10 +25,8 @@ const (
 func (g *group) runCohort() {
 	h := g.hub
 	var out outcome
-	if g.prepareCohort(&out) {
-		if !g.handOver(&out) {
-			g.readOn(&out)
-		}
+	if left, blind := g.prepareCohort(&out); left && (blind || !g.handOver(&out)) {
+		g.readOn(&out)
 	}
 	h.settle(&out)
 	g.mu.Lock()
@@ -41,12 +39,12 @@ func (g *group) runCohort() {
 
 // prepareCohort follows the topology, skips what only future watchers are beyond,
 // and sets aside the watchers whose streams have no room, before anything is read
-// for them. It returns false if nobody is left.
-func (g *group) prepareCohort(out *outcome) bool {
+// for them. It tells whether anybody is left.
+func (g *group) prepareCohort(out *outcome) (left, blind bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.mu.dead {
-		return false
+		return false, false
 	}
 	g.adoptLocked(g.hub.topology.Load())
 	var full []*watcher
@@ -68,7 +66,7 @@ func (g *group) prepareCohort(out *outcome) bool {
 	if g.mu.active.size == 0 && len(g.mu.futures) > 0 {
 		g.advanceLocked(g.nearestLocked() - 1)
 	}
-	return !g.emptyLocked()
+	return !g.emptyLocked(), g.mu.blind
 }
 
 // handOver moves the watchers to the live group of their hull if the cohort is
@@ -168,8 +166,10 @@ func (g *group) readOn(out *outcome) {
 		h.after(cohortRetry, g.task)
 		return
 	case upto <= pos:
-		// A lagging source wakes the cohort when it has applied more, but for one
-		// that is elsewhere.
+		// A source lags behind what another one fed before it. It wakes the cohort
+		// when it has applied more, or when its owner tells that there is no more;
+		// one that is elsewhere does not.
+		h.resolve.want(segs, to)
 		h.after(cohortRetry, g.task)
 		return
 	}
@@ -192,6 +192,7 @@ func (g *group) readOn(out *outcome) {
 	refused, _ := g.deliverLocked(entries)
 	out.refused = append(out.refused, refused...)
 	out.reached = append(out.reached, g.advanceLocked(upto)...)
+	g.mu.blind = false
 	g.task.wake()
 }
 

@@ -56,6 +56,10 @@ type group struct {
 		scanned []int64
 		pending int64
 		waiters []waiter
+		// blind, of a cohort, says that it must get ahead by itself before it hands
+		// its watchers over: some of them come from a live group that could not read
+		// previous values, and would come back at once.
+		blind bool
 		// touched is scratch space of a delivery.
 		touched []*node
 	}

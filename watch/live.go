@@ -41,8 +41,9 @@ func (g *group) runLive() {
 // outcome is what a run leaves to be done without the group's lock.
 type outcome struct {
 	// movers go to the group that their position belongs to now, behind to a
-	// cohort, refused to their streams.
-	movers, behind, refused []*watcher
+	// cohort, and so do blind, for want of previous values; refused go to their
+	// streams.
+	movers, behind, blind, refused []*watcher
 	// reached are streams that waited for the position.
 	reached []*Stream
 }
@@ -52,7 +53,10 @@ func (h *Hub) settle(out *outcome) {
 		h.attach(w)
 	}
 	for _, w := range out.behind {
-		h.attachCohort(w)
+		h.attachCohort(w, false)
+	}
+	for _, w := range out.blind {
+		h.attachCohort(w, true)
 	}
 	stallAll(out.refused)
 	for _, s := range out.reached {
@@ -89,7 +93,7 @@ func (g *group) stepLiveLocked(out *outcome) (more bool) {
 	entries, upto := window(views, pos, to, g.hub.cfg.WindowBytes)
 	refused, blind := g.deliverLocked(entries)
 	out.refused = append(out.refused, refused...)
-	out.behind = append(out.behind, blind...)
+	out.blind = append(out.blind, blind...)
 	out.reached = append(out.reached, g.advanceLocked(upto)...)
 	return true
 }
@@ -170,13 +174,8 @@ func (g *group) resolveLocked() {
 	for _, x := range g.mu.waiters {
 		want = max(want, x.rev)
 	}
-	if want <= pos {
-		return
-	}
-	for _, s := range g.mu.segments {
-		if s.resolved() < want {
-			g.hub.resolve.want(s, want)
-		}
+	if want > pos {
+		g.hub.resolve.want(g.mu.segments, want)
 	}
 }
 

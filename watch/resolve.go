@@ -77,17 +77,22 @@ func (r *resolver) close() {
 	}
 }
 
-// want asks for the resolution of a segment up to rev, which is allotted. It never
-// blocks: the answer shows in the segment.
-func (r *resolver) want(s *segment, rev int64) {
+// want asks for the resolution of segments up to rev, which is allotted. It never
+// blocks: the answers show in the segments.
+func (r *resolver) want(segments []*segment, rev int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := r.mu.wanted[s]
-	if w == nil {
-		w = &want{}
-		r.mu.wanted[s] = w
+	for _, s := range segments {
+		if s.readable() >= rev {
+			continue
+		}
+		w := r.mu.wanted[s]
+		if w == nil {
+			w = &want{}
+			r.mu.wanted[s] = w
+		}
+		w.rev = max(w.rev, rev)
 	}
-	w.rev = max(w.rev, rev)
 	r.startLocked()
 }
 
@@ -105,7 +110,7 @@ func (r *resolver) startLocked() {
 	asked := map[uint64]bool{}
 	for s, w := range r.mu.wanted {
 		switch {
-		case s.isFrozen(), s.resolved() >= w.rev:
+		case s.isFrozen(), s.readable() >= w.rev:
 			delete(r.mu.wanted, s)
 			continue
 		case w.asked != nil:
@@ -182,7 +187,7 @@ func (r *resolver) answer(rd *round, res shard.Resolved) {
 		// just come or gone.
 		s.source.answer(res)
 		r.mu.Lock()
-		if w := r.mu.wanted[s]; w != nil && w.asked == rd && (s.resolved() >= w.rev || s.source.awaits(s, w.rev)) {
+		if w := r.mu.wanted[s]; w != nil && w.asked == rd && (s.readable() >= w.rev || s.source.awaits(s, w.rev)) {
 			delete(r.mu.wanted, s)
 		}
 		r.mu.Unlock()

@@ -102,12 +102,15 @@ func (s *scheduler) runNextLocked() {
 	}
 }
 
-// drain runs what is queued, and what that wakes, on the caller's goroutine. It
-// reports whether there was anything.
-func (s *scheduler) drain() (ran bool) {
+// drain runs what is queued, and what that wakes, on the caller's goroutine, at
+// most limit tasks. It reports whether there was anything.
+func (s *scheduler) drain(limit int) (ran bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.mu.head < len(s.mu.queue) && !s.mu.closed {
+	for n := 0; s.mu.head < len(s.mu.queue) && !s.mu.closed; n++ {
+		if n == limit {
+			panic("watch: tasks wake each other without end")
+		}
 		s.runNextLocked()
 		ran = true
 	}

@@ -202,6 +202,14 @@ func (s *segment) resolved() int64 {
 	return s.mu.resolved
 }
 
+// readable returns the revision up to which the segment is resolved and its
+// source's disk holds everything.
+func (s *segment) readable() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return min(s.mu.resolved, s.mu.have)
+}
+
 func (s *segment) subscribe(t *task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
