@@ -19,6 +19,7 @@ import (
 	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/mvcc"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/shard/command"
 )
 
 // chaos drives a group of three through random changes of leader, lost
@@ -44,9 +45,10 @@ type chaos struct {
 
 	mu struct {
 		sync.Mutex
-		reads  []chaosRead
-		writes []chaosWrite
-		unsure int
+		reads    []chaosRead
+		writes   []chaosWrite
+		resolved []Resolved
+		unsure   int
 	}
 }
 
@@ -105,7 +107,15 @@ func TestChaos(t *testing.T) {
 // disturb does one random thing.
 func (c *chaos) disturb(rng *rand.Rand) {
 	n := c.g.nodes[rng.IntN(len(c.g.nodes))]
-	switch rng.IntN(24) {
+	switch rng.IntN(26) {
+	case 24, 25:
+		to := c.g.nodes[rng.IntN(len(c.g.nodes))]
+		c.clients.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+			defer cancel()
+			// It fails when others disturb it.
+			_ = n.replica.Release(ctx, to.cfg.Replica)
+		})
 	case 20, 21:
 		// The leader is cut off and does not know; another one is elected.
 		if l := c.g.leading(); l != nil && l != n {
@@ -257,7 +267,14 @@ func (c *chaos) client(rng *rand.Rand, id int) {
 		key, value := chaosKey(rng.IntN(chaosKeys)), fmt.Sprintf("%d-%d", id, i)
 		var reply *Reply
 		var err error
-		switch rng.IntN(4) {
+		switch rng.IntN(6) {
+		case 4:
+			c.resolve(n, began)
+			continue
+		case 5:
+			if reply, err = c.readCopy(rng, n, key); err != nil {
+				continue
+			}
 		case 0:
 			if reply, err = c.send(n, getReq(key)); err == nil {
 				r := chaosRead{key: key, revision: reply.Revision, count: -1}
@@ -306,6 +323,47 @@ func (c *chaos) client(rng *rand.Rand, id int) {
 			}
 		}
 	}
+}
+
+// resolve notes what a member says is resolved.
+func (c *chaos) resolve(n *fakeNode, rev int64) {
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	if res, err := n.replica.Resolve(ctx, rev); err == nil {
+		if res.Revision < rev {
+			c.t.Errorf("resolved %d, asked for %d", res.Revision, rev)
+		}
+		c.mu.Lock()
+		c.mu.resolved = append(c.mu.resolved, res)
+		c.mu.Unlock()
+	}
+}
+
+// readCopy reads a key at a member's own copy, as the owner confirmed it.
+func (c *chaos) readCopy(rng *rand.Rand, owner *fakeNode, key string) (*Reply, error) {
+	confirm := listReq("key", "kez")
+	confirm.Confirm = true
+	reply, err := c.send(owner, confirm)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	cp, err := c.g.nodes[rng.IntN(len(c.g.nodes))].replica.Copy(ctx, reply.Generation, reply.Applied, reply.Revision)
+	if err != nil {
+		return nil, err
+	}
+	defer cp.Close()
+	kv, err := cp.Get(keyspace.User([]byte(key)), reply.Revision)
+	if err != nil {
+		return nil, err
+	}
+	r := chaosRead{key: key, revision: reply.Revision, count: -1}
+	if kv != nil {
+		r.value = string(kv.Value)
+	}
+	c.noteRead(r)
+	return reply, nil
 }
 
 func (c *chaos) noteRead(r chaosRead) {
@@ -378,10 +436,38 @@ func (c *chaos) check() {
 		}
 		require.Equal(t, value, r.value, "read of %s at %d", r.key, r.revision)
 	}
+	c.checkResolved()
 	t.Logf("%d writes acknowledged, %d refused, %d unsure, %d reads, %d of them at deposed owners, %d log entries",
 		acked, len(c.mu.writes)-acked, c.mu.unsure, len(c.mu.reads), c.probed, len(c.g.mu.entries))
 	require.Greater(t, acked, 20)
 	require.Greater(t, len(c.mu.reads), 20)
+}
+
+// checkResolved replays the log: no write at or below a resolved revision applied
+// behind the index that was named with it.
+func (c *chaos) checkResolved() {
+	var s state
+	index := make(map[int64]uint64)
+	for i, e := range c.g.mu.entries {
+		var b command.Batch
+		if command.IsBatch(e.cmd) {
+			require.NoError(c.t, b.Decode(e.cmd))
+			if s.checkWrites(&b) == Accepted {
+				for _, txn := range b.Txns {
+					index[txn.Revision] = uint64(i + 1)
+				}
+			}
+		}
+		describeCommand(&s, e.cmd)
+	}
+	for _, res := range c.mu.resolved {
+		for rev, i := range index {
+			if rev <= res.Revision && i > res.Applied {
+				c.t.Fatalf("resolved %d at index %d, but revision %d applied at %d", res.Revision, res.Applied, rev, i)
+			}
+		}
+	}
+	require.Greater(c.t, len(c.mu.resolved), 20)
 }
 
 // eventsInto notes the values that were ever written.

@@ -473,3 +473,7 @@ func until(t testing.TB, what string, ok func() bool) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+func entryOf(index uint64, cmd []byte) []multiraft.Entry {
+	return []multiraft.Entry{{Index: index, Cmd: cmd}}
+}

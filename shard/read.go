@@ -158,6 +158,10 @@ func (r *read) look() {
 		r.done(nil, err)
 		return
 	}
+	if r.req.Confirm {
+		r.confirm()
+		return
+	}
 	sn := r.t.r.store.Load().NewSnapshot()
 	defer sn.Close()
 	if err := r.t.serveable(r.spans); err != nil {
@@ -179,8 +183,6 @@ func (r *read) look() {
 	b := eval.Bounds{Current: reply.Revision, Compact: r.grant.Stamp.CompactRevision}
 	var err error
 	switch {
-	case r.req.Confirm:
-		reply.Revision = r.grant.First
 	case r.req.Range != nil:
 		reply.Range, err = rangeAt(r.req.Ctx, sn, r.req.Range, rev, b)
 	default:
@@ -188,6 +190,24 @@ func (r *read) look() {
 	}
 	if err != nil {
 		r.done(nil, r.t.r.readError(err))
+		return
+	}
+	r.done(reply, nil)
+}
+
+// confirm answers without the data: a replica of this generation that has applied
+// this index has the state at this revision.
+func (r *read) confirm() {
+	reply := &Reply{
+		Revision:   r.grant.First,
+		Applied:    r.t.r.applied.Load(),
+		Generation: r.t.r.view.Load().generation(),
+	}
+	if r.req.ReadRev > 0 {
+		reply.Revision = r.req.ReadRev
+	}
+	if err := r.t.serveable(r.spans); err != nil {
+		r.done(nil, err)
 		return
 	}
 	r.done(reply, nil)
