@@ -139,6 +139,7 @@ type fakeReplica struct {
 	// applyMu makes Apply one at a time.
 	applyMu sync.Mutex
 	applied int
+	gone    bool
 	results map[int]*kvdpb.PlacementResult
 	// swallow makes the next proposals vanish, with no word to their proposer until
 	// it gives up.
@@ -182,7 +183,14 @@ func (l *fakeLog) cut(id uint64, cut bool) {
 	l.spread()
 }
 
+// detach ends a replica: nothing is applied by it any more.
 func (l *fakeLog) detach(id uint64) {
+	l.mu.Lock()
+	r := l.mu.nodes[id]
+	l.mu.Unlock()
+	r.applyMu.Lock()
+	r.gone = true
+	r.applyMu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.mu.nodes, id)
@@ -212,7 +220,7 @@ func (r *fakeReplica) catchUp() {
 	l := r.log
 	l.mu.Lock()
 	var todo [][]byte
-	if !l.mu.cut[r.id] && r.applied < len(l.mu.entries) {
+	if !r.gone && !l.mu.cut[r.id] && r.applied < len(l.mu.entries) {
 		todo = slices.Clone(l.mu.entries[r.applied:])
 	}
 	l.mu.Unlock()
