@@ -1,10 +1,3 @@
-// Package codec is the gRPC codec of the client port: protobuf, with the
-// messages of the KV service encoded and decoded by package wire, in pooled
-// buffers, and everything else by google's library.
-//
-// A KV request is decoded together with its encoding ([Request]), so that a
-// gateway forwards the client's own bytes; a response can be the bytes that the
-// owner encoded, behind a header of this member ([Reply]).
 package codec
 
 import (
