@@ -16,7 +16,6 @@ import (
 	"github.com/kvd-io/kvd/mvcc"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
-
 )
 
 // The heads never say anything else than a map that forgets nothing.
