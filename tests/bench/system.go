@@ -167,7 +167,7 @@ func (s *system) thaw(ctx context.Context) error {
 	if s.kind == kindEmpty {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
 	for _, m := range s.cluster.Members {
 		cli, err := s.cluster.Client(m)
@@ -183,7 +183,7 @@ func (s *system) thaw(ctx context.Context) error {
 		})
 		cli.Close()
 		if err != nil {
-			return fmt.Errorf("%s after it was frozen: %w", s.name, err)
+			return fmt.Errorf("%s after it was frozen: %w; end of the log of %s:\n%s", s.name, err, m.Name, m.LogTail(4096))
 		}
 	}
 	return nil
