@@ -3,16 +3,12 @@ package router
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
-	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router/wire"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/ownership"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -43,29 +39,6 @@ const (
 const (
 	flagConfirm = 1 << iota
 	flagReadRev
-)
-
-// Status of a reply: success, or the kind of error that follows.
-const (
-	replyOK = iota
-	replyStatus
-	replyNotOwner
-	replyWrongRange
-	replyAmbiguous
-	replyMoving
-	replyClosed
-	replyNoReplica
-	replyTooLarge
-	replyNotServing
-	replyNoSequencer
-)
-
-const (
-	// maxErrorText bounds error texts, maxDescriptors the routes in one error, and
-	// maxResolve the shards of one resolve frame.
-	maxErrorText   = 4 << 10
-	maxDescriptors = 1 << 10
-	maxResolve     = 1 << 16
 )
 
 var errFrame = errors.New("malformed frame")
@@ -187,63 +160,6 @@ func decodeReplyFrame(b []byte) (f replyFrame, err error) {
 	return f, r.err("reply")
 }
 
-// appendError appends a status byte, not replyOK, and what the error carries.
-func appendError(b []byte, err error) []byte {
-	var notOwner *shard.NotOwnerError
-	var wrongRange *shard.WrongRangeError
-	var ambiguous *shard.AmbiguousError
-	var notServing *ownership.ErrNotServing
-	switch {
-	case errors.As(err, &ambiguous):
-		b = append(b, replyAmbiguous)
-		b = binary.AppendUvarint(b, ambiguous.Shard)
-		return appendText(b, fmt.Sprint(ambiguous.Cause))
-	case errors.As(err, &notOwner):
-		b = append(b, replyNotOwner)
-		b = binary.AppendUvarint(b, notOwner.Shard)
-		b = binary.AppendUvarint(b, notOwner.Owner)
-		return binary.AppendUvarint(b, notOwner.Epoch)
-	case errors.As(err, &wrongRange):
-		b = append(b, replyWrongRange)
-		b = binary.AppendUvarint(b, wrongRange.Shard)
-		return appendDescriptors(b, wrongRange.Descriptors)
-	case errors.As(err, &notServing):
-		return binary.AppendUvarint(append(b, replyNotServing), notServing.SeqEpoch)
-	case errors.Is(err, shard.ErrSpanMoving):
-		return append(b, replyMoving)
-	case errors.Is(err, shard.ErrClosed):
-		return append(b, replyClosed)
-	case errors.Is(err, errNoReplica):
-		return append(b, replyNoReplica)
-	case errors.Is(err, errTooLarge):
-		return append(b, replyTooLarge)
-	case errors.Is(err, ownership.ErrNoSequencer):
-		return append(b, replyNoSequencer)
-	}
-	st := status.FromContextError(err)
-	if st.Code() == codes.Unknown {
-		st, _ = status.FromError(clientError(err))
-	}
-	b = binary.AppendUvarint(append(b, replyStatus), uint64(st.Code()))
-	return appendText(b, st.Message())
-}
-
-func appendText(b []byte, s string) []byte {
-	s = s[:min(len(s), maxErrorText)]
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
-func appendDescriptors(b []byte, ds []*kvdpb.Descriptor) []byte {
-	ds = ds[:min(len(ds), maxDescriptors)]
-	b = binary.AppendUvarint(b, uint64(len(ds)))
-	for _, d := range ds {
-		// Marshalling a message without required fields does not fail.
-		p, _ := proto.Marshal(d)
-		b = append(binary.AppendUvarint(b, uint64(len(p))), p...)
-	}
-	return b
-}
-
 func appendCancelFrame(b []byte, id uint64) []byte {
 	return binary.LittleEndian.AppendUint64(append(b, frameCancel), id)
 }
@@ -350,140 +266,7 @@ func decodeResolveReply(b []byte) (id uint64, answers []resolved, more bool, err
 	return id, answers, more, r.end("resolve reply")
 }
 
-// frameReader reads the fields of a frame. After the first that is not there,
-// bad is set and every field reads as zero.
-type frameReader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *frameReader) err(what string) error {
-	if r.bad {
-		return fmt.Errorf("%w: %s", errFrame, what)
-	}
-	return nil
-}
-
-// end is err of a frame that must have been read to its end.
-func (r *frameReader) end(what string) error {
-	r.bad = r.bad || len(r.b) > 0
-	return r.err(what)
-}
-
-func (r *frameReader) kind(want byte) {
-	if r.byte() != want {
-		r.bad = true
-	}
-}
-
-func (r *frameReader) take(n uint64) []byte {
-	if r.bad || n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	v := r.b[:n:n]
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *frameReader) byte() byte {
-	if v := r.take(1); v != nil {
-		return v[0]
-	}
-	return 0
-}
-
-func (r *frameReader) fixed64() uint64 {
-	if v := r.take(8); v != nil {
-		return binary.LittleEndian.Uint64(v)
-	}
-	return 0
-}
-
-func (r *frameReader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if r.bad || n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *frameReader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	if r.bad || n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *frameReader) bytes() []byte { return r.take(r.uvarint()) }
-
-// count reads how many elements follow. Each takes a byte at least, so that a
-// number alone reserves no memory.
-func (r *frameReader) count(limit int) int {
-	n := r.uvarint()
-	if n > uint64(limit) || n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	return int(n)
-}
-
-func (r *frameReader) text() string {
-	v := r.bytes()
-	if len(v) > maxErrorText {
-		r.bad = true
-		return ""
-	}
-	return string(v)
-}
-
-func (r *frameReader) error(st byte) error {
-	switch st {
-	case replyStatus:
-		code, text := r.uvarint(), r.text()
-		if code == 0 || code > uint64(codes.Unauthenticated) {
-			r.bad = true
-			return nil
-		}
-		return status.Error(codes.Code(code), text)
-	case replyNotOwner:
-		return &shard.NotOwnerError{Shard: r.uvarint(), Owner: r.uvarint(), Epoch: r.uvarint()}
-	case replyWrongRange:
-		e := &shard.WrongRangeError{Shard: r.uvarint()}
-		for range r.count(maxDescriptors) {
-			d := &kvdpb.Descriptor{}
-			if err := proto.Unmarshal(r.bytes(), d); err != nil {
-				r.bad = true
-				return nil
-			}
-			e.Descriptors = append(e.Descriptors, d)
-		}
-		return e
-	case replyAmbiguous:
-		return &shard.AmbiguousError{Shard: r.uvarint(), Cause: errors.New(r.text())}
-	case replyMoving:
-		return shard.ErrSpanMoving
-	case replyClosed:
-		return shard.ErrClosed
-	case replyNoReplica:
-		return errNoReplica
-	case replyTooLarge:
-		return errTooLarge
-	case replyNotServing:
-		return &ownership.ErrNotServing{SeqEpoch: r.uvarint()}
-	case replyNoSequencer:
-		return ownership.ErrNoSequencer
-	}
-	r.bad = true
-	return nil
-}
-
-// body appends the response of a reply without its header.
+// appendReplyBody appends the response of a reply without its header.
 func appendReplyBody(b []byte, rep *shard.Reply) []byte {
 	b, _ = wire.AppendBody(b, response(rep))
 	return b
