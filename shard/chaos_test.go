@@ -96,7 +96,7 @@ func TestChaos(t *testing.T) {
 			continue
 		}
 		c.disturb(rng)
-		time.Sleep(time.Duration(rng.IntN(15)) * time.Millisecond)
+		pause(context.Background(), time.Duration(rng.IntN(15)) * time.Millisecond)
 	}
 	c.heal(rng)
 	close(c.stop)
@@ -124,7 +124,7 @@ func (c *chaos) disturb(rng *rand.Rand) {
 			c.g.lead(n)
 			for i := 0; i < 40 && !n.replica.Serving(); i++ {
 				c.seq.advance(30 * time.Millisecond)
-				time.Sleep(3 * time.Millisecond)
+				pause(context.Background(), 3 * time.Millisecond)
 			}
 			c.probeDeposed(l, n)
 		}
@@ -216,7 +216,7 @@ func (c *chaos) calm(rng *rand.Rand) *fakeNode {
 		c.seq.advance(10 * time.Millisecond)
 		return n.replica.Serving()
 	})
-	time.Sleep(10 * time.Millisecond)
+	pause(context.Background(), 10 * time.Millisecond)
 	return n
 }
 
@@ -258,7 +258,7 @@ func (c *chaos) client(rng *rand.Rand, id int) {
 		}
 		n := c.g.nodes[rng.IntN(len(c.g.nodes))]
 		if !n.replica.Serving() {
-			time.Sleep(time.Millisecond)
+			pause(context.Background(), time.Millisecond)
 			if rng.IntN(4) > 0 {
 				continue
 			}

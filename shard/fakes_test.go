@@ -470,7 +470,7 @@ func until(t testing.TB, what string, ok func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it never came to this: %s", what)
 		}
-		time.Sleep(time.Millisecond)
+		pause(context.Background(), time.Millisecond)
 	}
 }
 

@@ -208,7 +208,7 @@ func (h *hosts) do(shard uint64, make func() *Request) (*Reply, error) {
 		if !errors.As(a.err, &notOwner) || time.Now().After(deadline) {
 			return a.reply, a.err
 		}
-		time.Sleep(time.Millisecond)
+		pause(context.Background(), time.Millisecond)
 	}
 }
 
