@@ -139,8 +139,17 @@ func (h *Hub) snapshot(s *segment) (Snapshot, error) {
 type prevReader struct {
 	hub       *Hub
 	topology  *topology
-	snapshots map[*segment]Snapshot
+	snapshots map[*segment]bounded
 }
+
+// bounded is a snapshot that is known to hold everything up to have.
+type bounded struct {
+	Snapshot
+	have int64
+}
+
+// errLags says that a source has yet to apply what another one fed before it.
+var errLags = errors.New("watch: the replica lags behind what watches have seen")
 
 func (r *prevReader) close() {
 	for _, sn := range r.snapshots {
@@ -168,25 +177,30 @@ func (r *prevReader) read(e *entry) error {
 		return nil
 	}
 	if r.topology == nil {
-		r.topology, r.snapshots = r.hub.topology.Load(), map[*segment]Snapshot{}
+		r.topology, r.snapshots = r.hub.topology.Load(), map[*segment]bounded{}
 	}
 	segs := r.topology.covering(keyspace.Key(e.key))
 	if len(segs) != 1 {
 		return errMoved
 	}
 	s := segs[0]
-	sn := r.snapshots[s]
-	if sn == nil {
+	sn, open := r.snapshots[s]
+	if !open {
 		if !s.source.local {
 			// Feeds bring the previous value along. This event came from a replica
 			// that has left meanwhile.
 			return errMoved
 		}
-		var err error
-		if sn, err = r.hub.snapshot(s); err != nil {
+		have := s.view().have
+		opened, err := r.hub.snapshot(s)
+		if err != nil {
 			return err
 		}
+		sn = bounded{opened, have}
 		r.snapshots[s] = sn
+	}
+	if sn.have < e.rev-1 {
+		return errLags
 	}
 	prev, err := sn.GetAt(e.key, e.rev-1)
 	if err != nil && !errors.Is(err, mvcc.ErrCompacted) {
