@@ -28,6 +28,8 @@ type Mesh struct {
 	handlers [numChannels]atomic.Pointer[Handler]
 	// remotes is copied on write, so that Send finds a member without a lock.
 	remotes atomic.Pointer[map[uint64]*remote]
+	// maxPending is maxPendingBytes but for tests.
+	maxPending int
 	// unidentified bounds connections before their handshake.
 	unidentified chan struct{}
 
@@ -54,7 +56,7 @@ func New(cfg Config) (*Mesh, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	m := &Mesh{cfg: cfg, log: cfg.Logger, unidentified: make(chan struct{}, maxUnidentified)}
+	m := &Mesh{cfg: cfg, log: cfg.Logger, maxPending: maxPendingBytes, unidentified: make(chan struct{}, maxUnidentified)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.remotes.Store(&map[uint64]*remote{})
 	m.mu.conns = make(map[net.Conn]struct{})

@@ -132,7 +132,7 @@ func (o *outgoing) sendWith(n int, fill func(b []byte) (int, error)) error {
 }
 
 func (o *outgoing) fullLocked(n int) bool {
-	return len(o.mu.pending) > 0 && (len(o.mu.pending)+n > maxPendingBytes || o.mu.frames >= maxPendingFrames)
+	return len(o.mu.pending) > 0 && (len(o.mu.pending)+n > o.m.maxPending || o.mu.frames >= maxPendingFrames)
 }
 
 func (o *outgoing) wakeWriter() {
