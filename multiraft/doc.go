@@ -1,7 +1,7 @@
 // Package multiraft runs the raft groups of a member. It is the only package that knows Dragonboat: everything about its log store, its
 // transport, its crash policy and its traps ends here.
 //
-// What it owns: the raft logs (one log store for all groups), the transport among members over package peer, the life of replicas, and the translation of outcomes.
+// What it owns: the raft logs (one log store for all groups, package logstore), the transport among members over package peer, the life of replicas, and the translation of outcomes.
 //
 // What it promises
 //
@@ -20,6 +20,6 @@
 //
 // What it must never do: retry a proposal, interpret commands, be called from inside a state machine.
 //
-// Dragonboat's soft settings (lengths of queues) can be changed only by a file in the working directory, which is read before main and panics when it is
-// malformed; they are left at their defaults, about 1 MiB of heap for each replica.
+// A hop of a proposal costs one sync on each replica: package logstore keeps the logs and does not sync a commit index that moves alone. Dragonboat's queues are
+// sized in soft.go, its host name in paths and flag files is dealt with in hostname.go, the options that can never change are stamped in raft.json.
 package multiraft
