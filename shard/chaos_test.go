@@ -96,7 +96,7 @@ func TestChaos(t *testing.T) {
 			continue
 		}
 		c.disturb(rng)
-		pause(context.Background(), time.Duration(rng.IntN(15)) * time.Millisecond)
+		pause(context.Background(), time.Duration(rng.IntN(15))*time.Millisecond)
 	}
 	c.heal(rng)
 	close(c.stop)
@@ -124,7 +124,7 @@ func (c *chaos) disturb(rng *rand.Rand) {
 			c.g.lead(n)
 			for i := 0; i < 40 && !n.replica.Serving(); i++ {
 				c.seq.advance(30 * time.Millisecond)
-				pause(context.Background(), 3 * time.Millisecond)
+				pause(context.Background(), 3*time.Millisecond)
 			}
 			c.probeDeposed(l, n)
 		}
@@ -216,7 +216,7 @@ func (c *chaos) calm(rng *rand.Rand) *fakeNode {
 		c.seq.advance(10 * time.Millisecond)
 		return n.replica.Serving()
 	})
-	pause(context.Background(), 10 * time.Millisecond)
+	pause(context.Background(), 10*time.Millisecond)
 	return n
 }
 

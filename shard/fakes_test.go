@@ -199,7 +199,6 @@ func testEngine(t testing.TB) *mvcc.Engine {
 		CacheBytes: 8 << 20, MemtableBudget: 64 << 20, FS: vfs.NewMem(), NoBackground: true,
 	})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, e.Close()) })
 	return e
 }
 
@@ -257,6 +256,10 @@ func (g *fakeGroup) close() {
 	for _, n := range g.nodes {
 		n.stop()
 	}
+	for _, n := range g.nodes {
+		require.NoError(g.t, n.engine.Close())
+	}
+	g.nodes = nil
 }
 
 func (g *fakeGroup) changeLocked() {

@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,12 +19,20 @@ import (
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
-// The heads never say anything else than a map that forgets nothing.
+// The heads never say anything else than a map that forgets nothing, and what
+// they call unchanged has not changed since the window began.
 func TestHeadsAgainstMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h, twin := newHeads(rapid.IntRange(1, 4).Draw(t, "limit")), map[string]mvcc.Head{}
+		h, twin := newHeads(rapid.IntRange(1, 5).Draw(t, "limit")), map[string]mvcc.Head{}
 		key := rapid.StringMatching("[a-h]")
 		rev := int64(0)
+		// began is what the keys were when each window began.
+		began := map[uint64]map[string]mvcc.Head{1: {}}
+		note := func() {
+			if began[h.mu.window] == nil {
+				began[h.mu.window] = maps.Clone(twin)
+			}
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"applied": func(t *rapid.T) {
 				rev++
@@ -39,18 +48,29 @@ func TestHeadsAgainstMap(t *testing.T) {
 					twin[k] = mvcc.Head{Create: rev, Mod: rev, Version: e.Version, Exists: true}
 				}
 				h.applied(rev, effects)
+				note()
 			},
 			"looked up": func(t *rapid.T) {
 				k := key.Draw(t, "key")
 				h.put([]byte(k), twin[k])
+				note()
+			},
+			"window of age": func(t *rapid.T) {
+				h.endWindow(h.mu.window - uint64(rapid.IntRange(0, 1).Draw(t, "late")))
+				note()
 			},
 			"": func(t *rapid.T) {
 				require.LessOrEqual(t, len(h.mu.slots), h.limit)
 				require.Len(t, h.mu.index, len(h.mu.slots))
-				for k := range h.mu.index {
-					got, ok := h.get([]byte(k))
-					require.True(t, ok)
-					require.Equal(t, twin[k], got, k)
+				for k := range "abcdefgh" {
+					k := string("abcdefgh"[k])
+					got := h.get([]byte(k))
+					if got.known {
+						require.Equal(t, twin[k], got.head, k)
+					}
+					if got.unchanged {
+						require.Equal(t, twin[k], began[got.window][k], "%s in window %d", k, got.window)
+					}
 				}
 			},
 		})

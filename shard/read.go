@@ -7,6 +7,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/kvd-io/kvd/mvcc"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/shard/eval"
 	"github.com/kvd-io/kvd/shard/latch"
@@ -162,11 +163,31 @@ func (r *read) look() {
 		r.confirm()
 		return
 	}
-	sn := r.t.r.store.Load().NewSnapshot()
-	defer sn.Close()
-	if err := r.t.serveable(r.spans); err != nil {
-		r.done(nil, err)
+	if slot := r.glance(); slot != nil {
+		reply, err := r.evaluate(slot.sn)
+		slot.Unlock()
+		r.done(reply, err)
 		return
+	}
+	sn := r.t.r.store.Load().NewSnapshot()
+	reply, err := r.evaluate(sn)
+	sn.Close()
+	r.done(reply, err)
+}
+
+// glance returns a snapshot at hand that shows the key of a point read as it is
+// now; nil if there is none or the read is another one.
+func (r *read) glance() *windowSlot {
+	if len(r.spans) != 1 || r.req.Range == nil || r.req.ReadRev != 0 || r.req.Range.Revision != 0 || !r.spans[0].IsKey() {
+		return nil
+	}
+	return r.t.windows.borrow(r.t.heads.get(r.spans[0].Start))
+}
+
+// evaluate reads the answer from a snapshot.
+func (r *read) evaluate(sn *mvcc.Snapshot) (*Reply, error) {
+	if err := r.t.serveable(r.spans); err != nil {
+		return nil, err
 	}
 	reply := &Reply{
 		Revision:   max(r.grant.First, sn.LastRevision()),
@@ -189,10 +210,9 @@ func (r *read) look() {
 		reply.Txn, err = txnAt(r.req.Ctx, sn, r.req.Txn, b)
 	}
 	if err != nil {
-		r.done(nil, r.t.r.readError(err))
-		return
+		return nil, r.t.r.readError(err)
 	}
-	r.done(reply, nil)
+	return reply, nil
 }
 
 // confirm answers without the data: a replica of this generation that has applied

@@ -35,10 +35,18 @@ func (r *latchedReader) close() {
 }
 
 func (r *latchedReader) Head(key []byte) (mvcc.Head, error) {
-	if h, ok := r.t.heads.get(key); ok {
-		return h, nil
+	s := r.t.heads.get(key)
+	if s.known {
+		return s.head, nil
 	}
-	h, err := r.snapshot().Head(key)
+	var h mvcc.Head
+	var err error
+	if slot := r.borrow(s); slot != nil {
+		h, err = slot.sn.Head(key)
+		slot.Unlock()
+	} else {
+		h, err = r.snapshot().Head(key)
+	}
 	if err == nil {
 		r.t.heads.put(key, h)
 	}
@@ -46,13 +54,27 @@ func (r *latchedReader) Head(key []byte) (mvcc.Head, error) {
 }
 
 func (r *latchedReader) Get(key []byte, rev int64) (*mvccpb.KeyValue, error) {
-	if rev == 0 {
-		// A compare of an absent key, the most common of all, needs no read.
-		if h, ok := r.t.heads.get(key); ok && !h.Exists {
-			return nil, nil
-		}
+	if rev != 0 {
+		return r.snapshot().Get(key, rev)
 	}
-	return r.snapshot().Get(key, rev)
+	s := r.t.heads.get(key)
+	if s.known && !s.head.Exists {
+		// A compare of an absent key, the most common of all, needs no read.
+		return nil, nil
+	}
+	if slot := r.borrow(s); slot != nil {
+		defer slot.Unlock()
+		return slot.sn.Get(key, 0)
+	}
+	return r.snapshot().Get(key, 0)
+}
+
+// borrow returns a snapshot that is at hand, unless the reader has its own.
+func (r *latchedReader) borrow(s headState) *windowSlot {
+	if r.sn != nil {
+		return nil
+	}
+	return r.t.windows.borrow(s)
 }
 
 func (r *latchedReader) Range(ctx context.Context, span keyspace.Span, o mvcc.RangeOptions, fn func(*mvccpb.KeyValue) bool) error {

@@ -36,6 +36,7 @@ type tenure struct {
 
 	latches  *latch.Manager
 	heads    *heads
+	windows  windows
 	lease    leaseKeeper
 	readings readings
 	pipeline pipeline
@@ -66,6 +67,8 @@ func newTenure(r *Replica, o ownership.State) *tenure {
 	span := r.fsm.span
 	t.served.Store(&span)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.windows.t = t
+	t.windows.current.Store(newWindow(1))
 	t.lease.t = t
 	t.readings.t = t
 	t.pipeline.init(t)
@@ -106,6 +109,7 @@ func (t *tenure) end() {
 	t.cancel()
 	t.pipeline.stop()
 	t.latches.Close()
+	t.windows.close()
 	t.r.notifyChange()
 	if before == phaseServing {
 		t.r.cfg.OnOwner(t.r.cfg.Shard)
