@@ -96,17 +96,23 @@ func (r *resolver) want(segments []*segment, rev int64) {
 	r.startLocked()
 }
 
-// startLocked begins a round with whatever may be asked now, unless one is under
-// way.
+// startLocked begins a round if anything is wanted, unless one is under way. What
+// it asks is gathered when it runs, so that groups which find out at the same time
+// what they want share it.
 func (r *resolver) startLocked() {
-	if r.mu.current != nil || r.mu.closed {
+	if r.mu.current != nil || r.mu.closed || len(r.mu.wanted) == 0 {
 		return
 	}
-	now := time.Now()
-	var next time.Time
 	rd := &round{}
-	var shards []uint64
-	rev := int64(0)
+	r.mu.current = rd
+	r.hub.spawn(func() { r.run(rd) })
+}
+
+// gather takes what may be asked now into a round.
+func (r *resolver) gather(rd *round) (rev int64, shards []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
 	asked := map[uint64]bool{}
 	for s, w := range r.mu.wanted {
 		switch {
@@ -121,9 +127,6 @@ func (r *resolver) startLocked() {
 			delete(r.mu.wanted, s)
 			continue
 		case now.Before(w.again):
-			if next.IsZero() || w.again.Before(next) {
-				next = w.again
-			}
 			continue
 		}
 		w.asked = rd
@@ -134,23 +137,18 @@ func (r *resolver) startLocked() {
 			shards = append(shards, id)
 		}
 	}
-	if len(shards) == 0 {
-		if !next.IsZero() {
-			r.startAtLocked(next.Sub(now))
-		}
-		return
-	}
-	r.mu.current = rd
-	if !r.hub.cfg.manual {
+	if len(shards) > 0 && !r.hub.cfg.manual {
 		rd.patience = time.AfterFunc(roundPatience, func() { r.release(rd) })
 	}
-	r.hub.stats.rounds.Add(1)
-	r.hub.spawn(func() { r.run(rd, rev, shards) })
+	return rev, shards
 }
 
 func (r *resolver) startAtLocked(d time.Duration) {
 	if r.mu.timer != nil {
 		r.mu.timer.Stop()
+	}
+	if r.mu.closed {
+		return
 	}
 	r.mu.timer = time.AfterFunc(d, func() {
 		r.mu.Lock()
@@ -169,10 +167,14 @@ func (r *resolver) release(rd *round) {
 	}
 }
 
-func (r *resolver) run(rd *round, rev int64, shards []uint64) {
-	ctx, cancel := context.WithTimeout(r.hub.ctx, roundTimeout)
-	r.hub.cfg.Resolver.Resolve(ctx, rev, shards, func(res shard.Resolved) { r.answer(rd, res) })
-	cancel()
+func (r *resolver) run(rd *round) {
+	rev, shards := r.gather(rd)
+	if len(shards) > 0 {
+		r.hub.stats.rounds.Add(1)
+		ctx, cancel := context.WithTimeout(r.hub.ctx, roundTimeout)
+		r.hub.cfg.Resolver.Resolve(ctx, rev, shards, func(res shard.Resolved) { r.answer(rd, res) })
+		cancel()
+	}
 	r.finish(rd)
 }
 
@@ -194,7 +196,8 @@ func (r *resolver) answer(rd *round, res shard.Resolved) {
 	}
 }
 
-// finish ends a round: what it did not bring is asked again later.
+// finish ends a round: what it did not bring is asked again later, and what was
+// wanted meanwhile at once.
 func (r *resolver) finish(rd *round) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -214,5 +217,19 @@ func (r *resolver) finish(rd *round) {
 	if r.mu.current == rd {
 		r.mu.current = nil
 	}
-	r.startLocked()
+	ready, next := false, time.Time{}
+	for _, w := range r.mu.wanted {
+		switch {
+		case w.asked != nil:
+		case !now.Before(w.again):
+			ready = true
+		case next.IsZero() || w.again.Before(next):
+			next = w.again
+		}
+	}
+	if ready {
+		r.startLocked()
+	} else if !next.IsZero() {
+		r.startAtLocked(next.Sub(now))
+	}
 }

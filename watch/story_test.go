@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -58,7 +59,6 @@ func TestStories(t *testing.T) {
 
 type story struct {
 	*world
-	shown map[string]int
 	asked int
 }
 
@@ -68,7 +68,7 @@ func beginStory(t *testing.T, d *datadriven.TestData) *story {
 	d.MaybeScanArgs(t, "ring-bytes", &cfg.RingBytes)
 	d.MaybeScanArgs(t, "window-bytes", &cfg.WindowBytes)
 	d.MaybeScanArgs(t, "response-bytes", &cfg.MaxResponseBytes)
-	return &story{world: newWorld(t, cfg), shown: map[string]int{}}
+	return &story{world: newWorld(t, cfg)}
 }
 
 func (st *story) run(t *testing.T, d *datadriven.TestData) string {
@@ -147,10 +147,22 @@ func (st *story) news() string {
 	var b strings.Builder
 	for _, name := range st.streamNames() {
 		s := st.streams[name]
-		for i := st.shown[name]; i < len(s.got); i++ {
-			fmt.Fprintf(&b, "%s: %s\n", name, show(&s.got[i]))
+		got := s.got
+		s.got = nil
+		// Which of two watches is served first is chance, but nothing goes past a
+		// report to all.
+		for len(got) > 0 {
+			n := slices.IndexFunc(got, func(r Response) bool { return r.WatchID == InvalidWatchID })
+			if n < 0 {
+				n = len(got)
+			}
+			slices.SortStableFunc(got[:n], func(a, b Response) int { return int(a.WatchID - b.WatchID) })
+			n = min(n+1, len(got))
+			for i := range got[:n] {
+				fmt.Fprintf(&b, "%s: %s\n", name, show(&got[i]))
+			}
+			got = got[n:]
 		}
-		st.shown[name] = len(s.got)
 	}
 	for ; st.asked < len(st.open); st.asked++ {
 		r := st.open[st.asked]

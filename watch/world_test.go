@@ -7,7 +7,6 @@ import (
 	"sort"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -48,10 +47,9 @@ type world struct {
 	down    bool
 	streams map[string]*simStream
 	rounds  chan *simRound
-	// spawned counts goroutines begun, started the rounds that were seen begin.
-	spawned int
+	// spawned are goroutines that the hub wants to begin.
+	spawned []func()
 	open    []*simRound
-	dones   []chan struct{}
 	// rangeMap is what placement says.
 	rangeMap []*kvdpb.Descriptor
 	mapMu    sync.Mutex
@@ -106,15 +104,7 @@ func (w *world) close() {
 	w.hub.Close()
 }
 
-func (w *world) spawn(f func()) {
-	w.spawned++
-	done := make(chan struct{})
-	w.dones = append(w.dones, done)
-	go func() {
-		defer close(done)
-		f()
-	}()
-}
+func (w *world) spawn(f func()) { w.spawned = append(w.spawned, f) }
 
 // Resolve implements Resolver: the test answers.
 func (w *world) Resolve(ctx context.Context, rev int64, shards []uint64, answer func(shard.Resolved)) {
@@ -142,7 +132,7 @@ func (w *world) settle() {
 			require.Less(w.t, n, 1000, "the hub goes in circles:\n%s", w.hub.dump())
 		}
 		w.collectRounds()
-		progress := false
+		progress := len(w.spawned) > 0
 		for _, name := range w.streamNames() {
 			st := w.streams[name]
 			if st.blocked {
@@ -158,16 +148,22 @@ func (w *world) settle() {
 	}
 }
 
+// collectRounds runs what the hub wanted to run on goroutines: rounds, which stay
+// open until the test ends them, and what does not block.
 func (w *world) collectRounds() {
-	for w.spawned > 0 {
-		w.spawned--
+	for len(w.spawned) > 0 {
+		f := w.spawned[0]
+		w.spawned = w.spawned[1:]
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			f()
+		}()
 		select {
 		case r := <-w.rounds:
-			r.done = w.dones[0]
-			w.dones = w.dones[1:]
+			r.done = done
 			w.open = append(w.open, r)
-		case <-time.After(20 * time.Second):
-			panic("a round was begun but never asked")
+		case <-done:
 		}
 	}
 }
@@ -464,14 +460,22 @@ func show(r *Response) string {
 }
 
 func showEvent(ev *mvccpb.Event) string {
-	s := fmt.Sprintf("%d:%s=%s", ev.Kv.ModRevision, ev.Kv.Key, ev.Kv.Value)
+	s := fmt.Sprintf("%d:%s=%s", ev.Kv.ModRevision, ev.Kv.Key, short(ev.Kv.Value))
 	if ev.Type == mvccpb.Event_DELETE {
 		s = fmt.Sprintf("%d:-%s", ev.Kv.ModRevision, ev.Kv.Key)
 	}
 	if ev.PrevKv != nil {
-		s += fmt.Sprintf("(was %d:%s)", ev.PrevKv.ModRevision, ev.PrevKv.Value)
+		s += fmt.Sprintf("(was %d:%s)", ev.PrevKv.ModRevision, short(ev.PrevKv.Value))
 	}
 	return s
+}
+
+// short renders a long value as its first letter and its length.
+func short(v []byte) string {
+	if len(v) > 20 {
+		return fmt.Sprintf("%c*%d", v[0], len(v))
+	}
+	return string(v)
 }
 
 func createRequest(id int64, key, end string, start int64) *pb.WatchCreateRequest {
