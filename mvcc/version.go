@@ -35,10 +35,6 @@ const (
 	flagsKnown = flagTombstone | flagCreatedHere | flagLease | flagSub
 )
 
-// maxVersionHeader bounds the bytes that a version's value has beyond the
-// client's value.
-const maxVersionHeader = 1 + 4*binary.MaxVarintLen64
-
 // version is a decoded version of a key.
 type version struct {
 	create, version, lease, sub int64

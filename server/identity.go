@@ -41,8 +41,14 @@ func identify(ctx context.Context, cfg *config.Config, dir *datadir.Dir) (*ident
 		return &identity{cluster: birth.ID, member: me.Id, incarnation: incarnation, birth: birth, fresh: true}, nil
 	}
 	id := &identity{cluster: uint64(stamp.ClusterID), member: uint64(stamp.MemberID), incarnation: incarnation}
-	if err == nil && birth.ID == id.cluster {
+	switch {
+	case err == nil && birth.ID == id.cluster:
 		id.birth = birth
+	case stamp.Name != cfg.Name:
+		// Either may change alone: members are renamed, and flags of a cluster's
+		// beginning go stale. Both together are a mix-up of directories.
+		return nil, fmt.Errorf("data directory %q belongs to member %q (%x) of cluster %x, not to a member %q of the cluster that the flags describe; give this member a directory of its own",
+			cfg.DataDir, stamp.Name, id.member, id.cluster, cfg.Name)
 	}
 	return id, nil
 }
@@ -57,14 +63,7 @@ func bornFrom(ctx context.Context, cfg *config.Config) (*placement.Cluster, erro
 		return nil, fmt.Errorf("--initial-cluster-state %q with the fresh data directory %q: joining a running cluster is not supported yet",
 			config.StateExisting, cfg.DataDir)
 	}
-	cluster, err := placement.Bootstrap(b.Members.String(), b.Token, cfg.InitialSplitKeys)
-	if err != nil {
-		return nil, err
-	}
-	if voters := len(cluster.Voters()); voters < len(cluster.Members) {
-		return nil, fmt.Errorf("--initial-cluster names %d members: a cluster begins with at most %d", len(cluster.Members), voters)
-	}
-	return cluster, nil
+	return placement.Bootstrap(b.Members.String(), b.Token, cfg.InitialSplitKeys)
 }
 
 // walDir is where the raft log's write-ahead log lies; empty for beside the log.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,10 +28,11 @@ import (
 )
 
 const (
-	// drainTimeout bounds the release of shards and sequencer when stopping.
-	drainTimeout = 8 * time.Second
+	// drainTimeout bounds the release of the shards, and then that of the
+	// sequencer, when stopping.
+	drainTimeout = 5 * time.Second
 	// stopTimeout bounds the stopping of replicas after that.
-	stopTimeout = 8 * time.Second
+	stopTimeout = 5 * time.Second
 	// clientGrace is how long requests under way may still take once the member
 	// is stopping.
 	clientGrace = time.Second
@@ -51,6 +53,9 @@ type Member struct {
 	manager   *manager.Manager
 	router    *router.Router
 	api       *api.Server
+
+	// shown is the largest size that Status told: it never falls.
+	shown atomic.Int64
 
 	stopped   chan error
 	failOnce  sync.Once
@@ -175,7 +180,7 @@ func (m *Member) openMesh(context.Context) error {
 }
 
 func (m *Member) openPlacement(context.Context) error {
-	replica, initial, err := m.placementReplica()
+	replica, err := m.placementReplica()
 	if err != nil {
 		return err
 	}
@@ -188,7 +193,7 @@ func (m *Member) openPlacement(context.Context) error {
 		init = m.id.birth.Init
 	}
 	m.placement, err = placement.NewNode(placement.Config{
-		Member: m.id.member, Replica: replica, Incarnation: m.id.incarnation,
+		Member: m.id.member, Replica: replica.Replica, Incarnation: m.id.incarnation,
 		Raft: placement.NewRaft(m.host), Init: init, ReadMode: mode, Election: m.cfg.ElectionTimeout,
 		Open: func() (placement.Storage, error) {
 			store, err := m.engine.Open(m.dir.Join("placement"))
@@ -212,31 +217,43 @@ func (m *Member) openPlacement(context.Context) error {
 	}
 	m.onClose(m.placement.Close)
 	kvdpb.RegisterPlacementServer(m.mesh.Registrar(), m.placement.Service())
-	m.onClose(func() { m.stopReplica(placement.Shard, replica) })
-	// A cluster of one waits for nobody, and at its birth a cluster has no leader
-	// whom an early election could disturb.
-	quick := m.id.birth != nil && (len(m.id.birth.Members) == 1 || (m.id.fresh && replica == 1))
-	return m.host.StartReplica(multiraft.ReplicaConfig{Shard: placement.Shard, Replica: replica, Initial: initial, QuickFirstElection: quick},
-		func() multiraft.StateMachine { return m.placement.Machine() })
+	m.onClose(func() {
+		m.bounded(stopTimeout, "stop the placement replica", func(ctx context.Context) error {
+			return m.host.StopReplica(ctx, placement.Shard, replica.Replica)
+		})
+	})
+	return m.host.StartReplica(replica, func() multiraft.StateMachine { return m.placement.Machine() })
 }
 
-// placementReplica finds this member's replica of the placement group, and the
-// group's first members where it starts for the first time.
-func (m *Member) placementReplica() (replica uint64, initial map[uint64]uint64, err error) {
-	if m.id.birth != nil {
-		for id, member := range m.id.birth.Voters() {
-			if member == m.id.member {
-				return id, m.id.birth.Voters(), nil
+// placementReplica says how this member's replica of the placement group starts.
+func (m *Member) placementReplica() (multiraft.ReplicaConfig, error) {
+	rc := multiraft.ReplicaConfig{Shard: placement.Shard}
+	if birth := m.id.birth; birth != nil {
+		for _, member := range birth.Members {
+			if member.Id == m.id.member {
+				rc.Replica = member.Replica
 			}
 		}
+		voters := birth.Voters()
+		if _, votes := voters[rc.Replica]; votes {
+			rc.Initial = voters
+		} else {
+			// The voters add it as soon as there is a sequencer.
+			rc.Join, rc.NonVoting = true, true
+		}
+		// A cluster of one waits for nobody, and at its birth a cluster has no
+		// leader whom an early election could disturb.
+		rc.QuickFirstElection = len(birth.Members) == 1 || (m.id.fresh && rc.Replica == 1)
+		return rc, nil
 	}
 	// The flags no longer tell: the raft log knows which replica this member was.
 	for id := uint64(1); id <= maxPlacementReplica; id++ {
 		if m.host.HasReplica(placement.Shard, id) {
-			return id, nil, nil
+			rc.Replica = id
+			return rc, nil
 		}
 	}
-	return 0, nil, fmt.Errorf("the data directory %q was made for another cluster than the flags describe, and that cluster was never joined: give the --initial-cluster and --initial-cluster-token of its first start, or another --data-dir",
+	return rc, fmt.Errorf("the data directory %q was made for another cluster than the flags describe, and that cluster was never joined: give the --initial-cluster and --initial-cluster-token of its first start, or another --data-dir",
 		m.cfg.DataDir)
 }
 
@@ -323,19 +340,17 @@ func (m *Member) Close() {
 		m.log.Info("stopping")
 		m.placement.Stopping()
 		m.api.Stop(clientGrace)
-		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-		m.logError("release this member's shards", m.manager.Drain(ctx))
-		m.logError("release the sequencer", m.placement.Release(ctx))
-		cancel()
+		m.bounded(drainTimeout, "release this member's shards", m.manager.Drain)
+		m.bounded(drainTimeout, "release the sequencer", m.placement.Release)
 		m.undo()
 	})
 }
 
-// stopReplica stops a replica within bounds.
-func (m *Member) stopReplica(id, replica uint64) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+// bounded runs a step of stopping, which goes on whatever comes of it.
+func (m *Member) bounded(limit time.Duration, what string, step func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	m.logError("stop a replica", m.host.StopReplica(ctx, id, replica))
+	m.logError(what, step(ctx))
 }
 
 func (m *Member) logError(what string, err error) {

@@ -50,9 +50,7 @@ func (m *Member) wire() error {
 }
 
 func (m *Member) closeManager() {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	m.logError("stop the replicas", m.manager.Close(ctx))
+	m.bounded(stopTimeout, "stop the replicas", m.manager.Close)
 }
 
 // sequencer is the placement node in the words of package shard.
@@ -135,7 +133,19 @@ func (m *Member) storage() api.Storage {
 		sum.Revision = max(sum.Revision, revision)
 		return true
 	})
-	return sum
+	// What is in use lies partly in memory. Clients expect a size that holds it
+	// and that, as etcd's without defragmentation, never falls.
+	sum.DiskBytes = max(sum.DiskBytes, sum.LiveBytes)
+	for {
+		shown := m.shown.Load()
+		if sum.DiskBytes <= shown {
+			sum.DiskBytes = shown
+			return sum
+		}
+		if m.shown.CompareAndSwap(shown, sum.DiskBytes) {
+			return sum
+		}
+	}
 }
 
 // replicas are the manager's in the words of package router.

@@ -32,6 +32,14 @@ func newShardCommand(global *command.GlobalFlags) *cobra.Command {
 		Short:   "Shard related commands. Use `kvctl shard --help` to see subcommands",
 		Long:    "Shows and changes how kvd cuts its key space into shards." + keysHelp,
 		GroupID: shardGroup,
+		// Without this cobra takes an unknown subcommand for a call for help.
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return &codedError{cobrautl.ExitBadArgs, fmt.Errorf("unknown shard command %q: there are list, show and split", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	shard.AddCommand(newShardListCommand(global), newShardShowCommand(global), newShardSplitCommand(global))
 	return shard

@@ -176,6 +176,7 @@ func TestShardErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"--endpoints", address, "shard", "show", "77"}, cobrautl.ExitError, "Error: no shard 77\n"},
+		{[]string{"--endpoints", address, "shard", "melt"}, cobrautl.ExitBadArgs, `unknown shard command "melt"`},
 		{[]string{"--endpoints", address, "shard", "show", "two"}, cobrautl.ExitBadArgs, `Error: "two" is not the id of a shard`},
 		{[]string{"--endpoints", address, "shard", "show"}, cobrautl.ExitError, "Error: accepts 1 arg(s), received 0"},
 		{[]string{"--endpoints", address, "shard", "list", "-w", "protobuf"}, cobrautl.ExitBadFeature, "Error: unsupported output format"},
