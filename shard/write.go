@@ -80,7 +80,7 @@ func (w *write) prepare() (heavy bool) {
 		w.one[0] = latch.Latch{Span: w.oneSpan[0], Write: true}
 		w.spans, w.latches = w.oneSpan[:], w.one[:]
 		w.size = len(p.Key) + len(p.Value)
-		return p.PrevKv
+		return false
 	}
 	var touches []eval.Touch
 	if d := w.req.Delete; d != nil {
