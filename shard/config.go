@@ -76,7 +76,7 @@ func (l *Limits) fill() {
 	def(&l.BatchWrites, 512)
 	def(&l.BatchBytes, 1<<20)
 	def(&l.Depth, 3)
-	def(&l.Heads, 16384)
+	def(&l.Heads, 8192)
 }
 
 func (c *Config) fill() error {

@@ -22,7 +22,8 @@
 // holds all that dies with the epoch. See tenure, and driver.go for who claims
 // when. Within it a write takes its latches, is evaluated, and goes through the
 // pipeline, which is the only place where revisions are asked for and commands
-// proposed; the local apply answers it. What is in flight when the tenure ends
+// proposed; the local apply answers it. What it usually needs to know of the
+// store is in memory: heads, windows. What is in flight when the tenure ends
 // has its fate decided by the log: adopt.go. A linearizable read passes through
 // the steps of type read; the argument for the one reading of the sequencer's
 // clock that it needs is there. Resolve is the same for the whole shard. A split
@@ -48,9 +49,9 @@
 //
 // # Lock order
 //
-// tenure.freezing before everything; then Replica.mu, pipeline.mu, latch.Manager,
-// leaseKeeper.mu, readings.mu, heads.mu and Workers, none of which is held while
-// another one is taken, except that Workers and heads may be entered from any,
-// and leaseKeeper.mu is not. No callback (Request.Done, latch.Waiter, Sink) runs
-// under a lock.
+// tenure.freezing comes before everything, and a slot of a window before the
+// store. Of the others (Replica.mu, pipeline.mu, latch.Manager, leaseKeeper.mu,
+// readings.mu, heads.mu, Workers) none is taken while another one is held, except
+// that Workers may be entered from pipeline.mu. No callback (Request.Done,
+// latch.Waiter, Sink) runs under a lock.
 package shard

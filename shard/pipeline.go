@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -259,11 +260,9 @@ func (p *pipeline) send() error {
 		}
 		proposal, err := p.t.r.cfg.Raft.Propose(b.cmd)
 		if errors.Is(err, multiraft.ErrTooLarge) {
-			// Requests are bounded well below this; if it happens all the same,
-			// nothing behind the batch could ever apply.
+			// Requests are bounded well below this.
 			p.t.r.log.Error("batch is too large for the log", zap.Int("bytes", len(b.cmd)), zap.Error(err))
-			p.t.end()
-			return err
+			p.condemn(b)
 		}
 		if err != nil {
 			return err
@@ -438,14 +437,8 @@ func (p *pipeline) applied(seq uint64, rejection Rejection, index uint64) {
 	}
 	b := p.mu.inflight[0]
 	if rejection != Accepted {
-		p.mu.inflight = p.mu.inflight[1:]
 		p.mu.Unlock()
-		// It never applies in this epoch, nor does anything behind it. The next
-		// claim proposes those again.
-		p.t.end()
-		for _, w := range b.writes {
-			w.abandon(p.t.r.notOwner())
-		}
+		p.condemn(b)
 		return
 	}
 	p.mu.inflight[0] = nil
@@ -469,6 +462,18 @@ func (p *pipeline) applied(seq uint64, rejection Rejection, index uint64) {
 	}
 	for _, w := range b.writes {
 		w.succeed(index)
+	}
+}
+
+// condemn ends a batch that can never apply, and the tenure with it: nothing
+// behind it applies in this epoch either. The next claim proposes that again.
+func (p *pipeline) condemn(b *batch) {
+	p.mu.Lock()
+	p.mu.inflight = slices.DeleteFunc(p.mu.inflight, func(o *batch) bool { return o == b })
+	p.mu.Unlock()
+	p.t.end()
+	for _, w := range b.writes {
+		w.abandon(p.t.r.notOwner())
 	}
 }
 
