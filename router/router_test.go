@@ -371,9 +371,14 @@ func TestCompact(t *testing.T) {
 func TestResolveAsksEachMemberOnce(t *testing.T) {
 	w := newWorld(t, 3, "b", "c", "d", "e", "f")
 	gateway := w.member(1)
-	frames := make(map[uint64]int)
-	gateway.loseFrames(func(to uint64, _ []byte) bool { frames[to]++; return false })
 	var mu sync.Mutex
+	frames := make(map[uint64]int)
+	gateway.loseFrames(func(to uint64, _ []byte) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		frames[to]++
+		return false
+	})
 	got := make(map[uint64]shard.Resolved)
 	answer := func(r shard.Resolved) {
 		mu.Lock()
