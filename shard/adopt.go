@@ -7,6 +7,7 @@ import (
 
 	"github.com/kvd-io/kvd/shard/command"
 	"github.com/kvd-io/kvd/shard/latch"
+	"github.com/kvd-io/kvd/shard/ownership"
 )
 
 // What was in flight when a tenure ended has one of three fates, which a later
@@ -19,6 +20,34 @@ import (
 //     new epoch with the same revisions;
 //   - any other claim applies: it is dead, since another owner may have answered
 //     reads above its revisions without it.
+
+// claimed follows a claim that applied: this process's tenure begins, or its
+// last one is over for good.
+func (r *Replica) claimed(o ownership.State, direct bool) {
+	old := r.tenure.Load()
+	mine := o.IsOwner(r.cfg.Member, r.cfg.Replica, r.cfg.Incarnation)
+	if old != nil {
+		old.end()
+	}
+	if !mine {
+		if old != nil {
+			// Their epoch is over and they did not apply: they never will.
+			old.forsake(r.notOwner())
+		}
+		return
+	}
+	r.counters.claims.Add(1)
+	t := newTenure(r, o)
+	if old != nil {
+		if direct && old.epoch+1 == t.epoch {
+			t.adopt(old)
+		} else {
+			old.forsake(r.notOwner())
+		}
+	}
+	r.tenure.Store(t)
+	t.start()
+}
 
 // applied takes in that a batch applied or was rejected.
 func (t *tenure) applied(b *command.Batch, rejection Rejection, index uint64) {

@@ -32,6 +32,9 @@ type Config struct {
 	Sink Sink
 	// Workers runs what may take long.
 	Workers *Workers
+	// Rounds lines up this shard's proposals with those of the member's other
+	// shards; nil for none.
+	Rounds *Rounds
 	// OnPending is called when a split applied here and after every start or
 	// snapshot that finds one pending, and OnSplitDone when it is no more. They
 	// are called from the apply goroutine and must not block.

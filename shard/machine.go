@@ -1,9 +1,7 @@
 package shard
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -15,7 +13,6 @@ import (
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard/command"
-	"github.com/kvd-io/kvd/shard/ownership"
 )
 
 // machine is the working state of the apply goroutine.
@@ -67,58 +64,6 @@ func (r *Replica) Open(<-chan struct{}) (uint64, error) {
 	}
 	r.notifyChange()
 	return r.applied.Load(), nil
-}
-
-// Sync implements multiraft.StateMachine.
-func (r *Replica) Sync() error {
-	if err := r.store.Load().Flush(); err != nil {
-		return fmt.Errorf("shard %d: sync: %w", r.cfg.Shard, err)
-	}
-	return nil
-}
-
-// PrepareSnapshot implements multiraft.StateMachine.
-func (r *Replica) PrepareSnapshot() (any, error) {
-	sn := r.store.Load().NewSnapshot()
-	if err := sn.Err(); err != nil {
-		sn.Close()
-		return nil, fmt.Errorf("shard %d: prepare snapshot: %w", r.cfg.Shard, err)
-	}
-	return sn, nil
-}
-
-// SaveSnapshot implements multiraft.StateMachine.
-func (r *Replica) SaveSnapshot(captured any, w io.Writer, stop <-chan struct{}) error {
-	sn := captured.(*mvcc.Snapshot)
-	defer sn.Close()
-	if err := r.store.Load().WriteSnapshot(sn, w, stop); err != nil {
-		return snapshotError(fmt.Errorf("shard %d: save snapshot: %w", r.cfg.Shard, err))
-	}
-	return nil
-}
-
-// RecoverFromSnapshot implements multiraft.StateMachine.
-func (r *Replica) RecoverFromSnapshot(src io.Reader, stop <-chan struct{}) error {
-	if err := r.store.Load().ReadSnapshot(src, stop); err != nil {
-		return snapshotError(fmt.Errorf("shard %d: recover from snapshot: %w", r.cfg.Shard, err))
-	}
-	had := r.fsm.pending
-	if err := r.fsm.reload(); err != nil {
-		return fmt.Errorf("shard %d: recover from snapshot: %w", r.cfg.Shard, err)
-	}
-	r.restored()
-	if r.fsm.desc != nil {
-		r.cfg.Sink.Restored(r.cfg.Shard, r.fsm.desc, r.applied.Load(), r.fsm.lastRevision)
-	}
-	if had != nil && (r.fsm.pending == nil || r.fsm.pending.GetShard() != had.GetShard()) {
-		r.cfg.OnSplitDone(r.cfg.Shard, had.GetShard())
-	}
-	if r.fsm.pending != nil {
-		r.cfg.OnPending(r.cfg.Shard, r.fsm.pending)
-	}
-	r.wakeApplied()
-	r.notifyChange()
-	return nil
 }
 
 // Close implements multiraft.StateMachine: it ends the tenure, closes the store
@@ -394,55 +339,4 @@ func (m *machine) announce(c *kvdpb.ShardCommand, before *state, direct bool, in
 		r.cfg.OnSplitDone(r.cfg.Shard, before.pending.GetShard())
 	}
 	r.cfg.Sink.Applied(r.cfg.Shard, index, nil)
-}
-
-// claimed follows a claim that applied: this process's tenure begins, or its
-// last one is over for good.
-func (r *Replica) claimed(o ownership.State, direct bool) {
-	old := r.tenure.Load()
-	mine := o.IsOwner(r.cfg.Member, r.cfg.Replica, r.cfg.Incarnation)
-	if old != nil {
-		old.end()
-	}
-	if !mine {
-		if old != nil {
-			// Their epoch is over and they did not apply: they never will.
-			old.forsake(r.notOwner())
-		}
-		return
-	}
-	r.counters.claims.Add(1)
-	t := newTenure(r, o)
-	if old != nil {
-		if direct && old.epoch+1 == t.epoch {
-			t.adopt(old)
-		} else {
-			old.forsake(r.notOwner())
-		}
-	}
-	r.tenure.Store(t)
-	t.start()
-}
-
-// restored follows a snapshot that replaced the state.
-func (r *Replica) restored() {
-	t := r.tenure.Load()
-	if t == nil {
-		return
-	}
-	t.end()
-	if o := r.fsm.ownership; o.Epoch == t.epoch {
-		t.settle(o.NextSeq, r.applied.Load())
-		return
-	}
-	// They may be part of the snapshot.
-	t.forsake(r.ambiguous(fmt.Errorf("ownership ended within a snapshot")))
-}
-
-// snapshotError marks a snapshot that was given up because the replica stops.
-func snapshotError(err error) error {
-	if errors.Is(err, mvcc.ErrStopped) {
-		return fmt.Errorf("%w: %w", multiraft.ErrStopped, err)
-	}
-	return err
 }
