@@ -182,12 +182,13 @@ func (s *segment) jump(rev int64) {
 	s.wakeLocked()
 }
 
-// freeze ends the segment and returns what it held and who followed it.
-func (s *segment) freeze() (view, map[*task]struct{}) {
+// freeze ends the segment and returns what it held.
+func (s *segment) freeze() view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.frozen = true
-	return view{entries: s.mu.entries, floor: s.mu.floor, resolved: s.mu.resolved, have: s.mu.have, frozen: true}, s.mu.subs
+	s.wakeLocked()
+	return view{entries: s.mu.entries, floor: s.mu.floor, resolved: s.mu.resolved, have: s.mu.have, frozen: true}
 }
 
 func (s *segment) isFrozen() bool {

@@ -146,14 +146,9 @@ func (h *Hub) rebuildLocked() {
 		src.mu.Lock()
 	}
 	ended := make(map[*segment]view)
-	var wake []*task
 	for _, seg := range old.segments {
 		if !kept[seg] {
-			v, subs := seg.freeze()
-			ended[seg] = v
-			for t := range subs {
-				wake = append(wake, t)
-			}
+			ended[seg] = seg.freeze()
 		}
 	}
 	for _, seg := range fresh {
@@ -171,9 +166,6 @@ func (h *Hub) rebuildLocked() {
 	h.ringLimit.Store(int64(h.cfg.RingBytes / min(len(next.segments), maxRingShares)))
 	for _, src := range sources {
 		src.mu.Unlock()
-	}
-	for _, t := range wake {
-		t.wake()
 	}
 	h.wakeGroups()
 	h.feeds.dropFrozen(ended)
