@@ -138,9 +138,12 @@ func (r *Rounds) watchLocked() {
 	time.AfterFunc(max(patience-time.Since(r.mu.began), 0), func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.mu.round == round && r.mu.running > 0 {
-			r.mu.typical += (time.Since(r.mu.began) - r.mu.typical) / 8
-			r.openLocked()
+		if r.mu.round != round || r.mu.running == 0 {
+			return
 		}
+		// Nobody may be waiting any more; who comes next watches anew.
+		r.mu.watched = 0
+		r.mu.typical += (time.Since(r.mu.began) - r.mu.typical) / 8
+		r.openLocked()
 	})
 }
