@@ -291,7 +291,7 @@ func (m *Member) openAPI(context.Context) error {
 		MaxRequestBytes: m.cfg.MaxRequestBytes, MaxTxnOps: m.cfg.MaxTxnOps, MaxConcurrentStreams: m.cfg.MaxConcurrentStreams,
 		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,
 		QuotaBytes: m.cfg.QuotaBackendBytes, ElectionTimeout: m.cfg.ElectionTimeout, RequestTimeout: m.cfg.RequestTimeout(),
-		EnablePprof: m.cfg.EnablePprof,
+		EnablePprof: m.cfg.EnablePprof, SlowRequest: m.cfg.WarningUnaryRequestDuration,
 	})
 	if err != nil {
 		return err

@@ -86,7 +86,7 @@ func TestEtcdsSampleFile(t *testing.T) {
 		warned = append(warned, warning.Flag)
 	}
 	require.Equal(t, []string{"proxy", "max-snapshots", "max-wals", "quota-backend-bytes", "strict-reconfig-check",
-		"auto-compaction-retention", "auto-compaction-mode", "enable-pprof"}, warned)
+		"auto-compaction-retention", "auto-compaction-mode"}, warned)
 }
 
 func TestFileValues(t *testing.T) {

@@ -10,7 +10,7 @@ func (c *Config) serviceOptions() []option {
 		{name: "auth-token-ttl", group: groupAuth, value: unsigned(&c.AuthTokenTTL), without: laterAuth,
 			usage: "Time (in seconds) that simple tokens live."},
 
-		{name: "enable-pprof", group: groupMonitoring, value: boolean(&c.EnablePprof), without: laterHTTP,
+		{name: "enable-pprof", group: groupMonitoring, value: boolean(&c.EnablePprof),
 			usage: "Serve profiles at /debug/pprof/."},
 		{name: "metrics", group: groupMonitoring, value: text(&c.Metrics), without: laterHTTP,
 			usage: "Detail of exported metrics: 'basic', or 'extensive' for histograms of gRPC."},
