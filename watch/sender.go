@@ -54,12 +54,12 @@ func (s *Stream) flush(send func(*Response) error) (sent bool, err error) {
 			s.hub.attach(w)
 		}
 	}
-	var r Response
+	r := &s.response
 	for i := range items {
 		it := &items[i]
 		// What follows a failure or the end is dropped, but counted.
 		if err == nil && !s.isClosed() {
-			err = it.send(&r, s.hub.cfg.MaxResponseBytes, send)
+			err = it.send(r, s.hub.cfg.MaxResponseBytes, send)
 			s.hub.stats.events.Add(int64(it.events))
 		}
 		s.cost.Add(-it.cost)

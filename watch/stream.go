@@ -49,6 +49,8 @@ type Stream struct {
 	cost atomic.Int64
 	// asked says that progress or told of some watcher is set.
 	asked atomic.Bool
+	// response is what the sender fills over and over.
+	response Response
 	// wakec wakes the sender, roomc the receiver that waits for room.
 	wakec, roomc chan struct{}
 	done         chan struct{}

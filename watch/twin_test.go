@@ -221,19 +221,40 @@ func (tw *twin) write() {
 			changes[tw.key()] = nil
 		}
 	}
-	tw.w.write(rev, changes)
+	ids := tw.w.begin(rev, changes)
 	var now []change
-	for _, s := range tw.w.shards {
-		for _, e := range s.log {
-			for _, c := range e.changes {
-				if c.rev == rev {
-					now = append(now, c)
-				}
-			}
-		}
+	for _, id := range ids {
+		p := tw.w.shards[id].pending
+		now = append(now, p[len(p)-1].changes...)
 	}
 	slices.SortFunc(now, func(a, b change) int { return int(a.sub - b.sub) })
 	tw.changes = append(tw.changes, now...)
+	if rapid.IntRange(0, 3).Draw(tw.t, "pending") > 0 {
+		for _, id := range ids {
+			tw.w.commit(id, len(tw.w.shards[id].pending))
+		}
+	}
+}
+
+// drop makes the owner of a shard lose what is pending there, where no other shard
+// has a part in it. Those revisions stay empty.
+func (tw *twin) drop(id uint64) {
+	s := tw.w.shards[id]
+	for _, e := range s.pending {
+		n := 0
+		for _, c := range tw.changes {
+			if c.rev == e.changes[0].rev {
+				n++
+			}
+		}
+		if n != len(e.changes) {
+			return
+		}
+	}
+	for _, e := range s.pending {
+		tw.changes = slices.DeleteFunc(tw.changes, func(c change) bool { return c.rev == e.changes[0].rev })
+	}
+	s.pending = nil
 }
 
 func (tw *twin) create(name string, x *twinWatch, start int64) {
@@ -370,13 +391,22 @@ func (tw *twin) answer() {
 	}
 	r := tw.w.open[rapid.IntRange(0, len(tw.w.open)-1).Draw(tw.t, "round")]
 	for _, id := range r.shards {
-		switch rapid.IntRange(0, 4).Draw(tw.t, "answer") {
+		switch rapid.IntRange(0, 6).Draw(tw.t, "answer") {
 		case 0:
 		case 1:
 			for _, s := range tw.stale {
 				if s.Shard == id {
 					r.answer(s)
 				}
+			}
+		case 2:
+			// The owner is about to split, and speaks for its left half.
+			span := spanOf(tw.w.shards[id].desc)
+			if k := keyspace.User([]byte(tw.key())); span.Contains(k) {
+				span.End = k
+			}
+			if !span.Empty() {
+				r.answer(tw.w.resolvedIn(id, span))
 			}
 		default:
 			r.answer(tw.w.resolved(id))
@@ -417,9 +447,20 @@ func TestHubAgainstTwin(t *testing.T) {
 			"split": func(t *rapid.T) {
 				tw.t = t
 				k := tw.key()
-				if s := tw.w.ownerOf(k); string(s.desc.Start) != string(keyspace.User([]byte(k))) && tw.child < 16 {
+				if s := tw.w.ownerOf(k); string(s.desc.Start) != string(keyspace.User([]byte(k))) && tw.child < 16 && len(s.pending) == 0 {
 					tw.child++
 					tw.w.split(k, tw.child)
+				}
+			},
+			"commit": func(t *rapid.T) {
+				tw.t = t
+				id := tw.anyShard()
+				tw.w.commit(id, rapid.IntRange(0, len(tw.w.shards[id].pending)).Draw(t, "n"))
+			},
+			"drop": func(t *rapid.T) {
+				tw.t = t
+				if rapid.IntRange(0, 3).Draw(t, "drop") == 0 {
+					tw.drop(tw.anyShard())
 				}
 			},
 			"open": func(t *rapid.T) {
@@ -500,6 +541,7 @@ func (tw *twin) heal() {
 	for _, id := range sortedIDs(tw.w.shards) {
 		s := tw.w.shards[id]
 		s.broken = false
+		tw.w.commit(id, len(s.pending))
 		if !s.opened {
 			tw.w.openReplica(id, s.applied)
 		}

@@ -61,8 +61,9 @@ type simShard struct {
 	log  []logEntry
 	// base is the state that the log begins with: what was split off the parent.
 	base []change
-	// last is the largest revision in base and log.
-	last int64
+	// pending are writes that have their revision but are not in the log yet, in
+	// the order of revisions.
+	pending []logEntry
 
 	// The local replica.
 	opened  bool
@@ -267,6 +268,14 @@ func (s *simShard) lastAt(applied uint64) int64 {
 // write allots a revision and puts it into the logs of the shards of its keys.
 // A value of nil deletes.
 func (w *world) write(rev int64, changes map[string]*string) {
+	for _, id := range w.begin(rev, changes) {
+		w.commit(id, len(w.shards[id].pending))
+	}
+}
+
+// begin allots a revision to a transaction. It returns its shards; their logs get
+// it by commit.
+func (w *world) begin(rev int64, changes map[string]*string) (ids []uint64) {
 	w.rev = max(w.rev, rev)
 	keys := make([]string, 0, len(changes))
 	for k := range changes {
@@ -281,16 +290,33 @@ func (w *world) write(rev int64, changes map[string]*string) {
 		if v := changes[k]; v == nil {
 			c.delete = true
 		} else {
-			c.kv.Value, c.kv.CreateRevision, c.kv.Version = []byte(*v), rev, 1
-			if p := s.stateAt(c.kv.Key, rev-1, len(s.log)); p != nil {
-				c.kv.CreateRevision, c.kv.Version = p.CreateRevision, p.Version+1
-			}
+			c.kv.Value = []byte(*v)
 		}
 		parts[s.desc.Shard] = append(parts[s.desc.Shard], c)
 	}
 	for id, cs := range parts {
-		w.shards[id].log = append(w.shards[id].log, logEntry{changes: cs})
+		w.shards[id].pending = append(w.shards[id].pending, logEntry{changes: cs})
+		ids = append(ids, id)
 	}
+	return ids
+}
+
+// commit puts the oldest n pending writes of a shard into its log.
+func (w *world) commit(id uint64, n int) {
+	s := w.shards[id]
+	for _, e := range s.pending[:n] {
+		for _, c := range e.changes {
+			if c.delete {
+				continue
+			}
+			c.kv.CreateRevision, c.kv.Version = c.rev, 1
+			if p := s.stateAt(c.kv.Key, c.rev-1, len(s.log)); p != nil {
+				c.kv.CreateRevision, c.kv.Version = p.CreateRevision, p.Version+1
+			}
+		}
+		s.log = append(s.log, e)
+	}
+	s.pending = s.pending[n:]
 }
 
 func (w *world) ownerOf(key string) *simShard {
@@ -372,8 +398,22 @@ func (w *world) restore(id uint64, applied uint64) {
 
 // resolved is what the owner of a shard would say now.
 func (w *world) resolved(id uint64) shard.Resolved {
+	return w.resolvedIn(id, spanOf(w.shards[id].desc))
+}
+
+// resolvedIn is what it would say if it served a part of its span only, as it does
+// while a split of the rest is under way. Only of that part it is true.
+func (w *world) resolvedIn(id uint64, span keyspace.Span) shard.Resolved {
 	s := w.shards[id]
-	return shard.Resolved{Shard: id, Generation: s.desc.Generation, Span: spanOf(s.desc), Applied: uint64(len(s.log)), Revision: w.rev}
+	rev := w.rev
+	for i := len(s.pending) - 1; i >= 0; i-- {
+		for _, c := range s.pending[i].changes {
+			if span.Contains(c.kv.Key) {
+				rev = c.rev - 1
+			}
+		}
+	}
+	return shard.Resolved{Shard: id, Generation: s.desc.Generation, Span: span, Applied: uint64(len(s.log)), Revision: rev}
 }
 
 // Snapshot implements Stores.
