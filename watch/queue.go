@@ -8,6 +8,8 @@ const (
 	// mergeBytes and mergeEvents bound what is merged into one response.
 	mergeBytes  = 256 << 10
 	mergeEvents = 1000
+	// keepItems is the capacity that a queue keeps when it needs less.
+	keepItems = 1024
 )
 
 type itemKind uint8
@@ -94,6 +96,10 @@ func (q *queue) take() []item {
 	q.first += uint64(len(out))
 	q.items = q.spare[:0]
 	q.spare = out
+	if cap(out) > keepItems && len(out) < cap(out)/4 {
+		// A burst is over; its array goes once it is sent.
+		q.spare = nil
+	}
 	return out
 }
 

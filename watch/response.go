@@ -9,7 +9,7 @@ import (
 )
 
 // InvalidWatchID is the id of responses that concern no watch, or all of them.
-const InvalidWatchID = clientv3.InvalidWatchID
+const InvalidWatchID int64 = clientv3.InvalidWatchID
 
 // Response is what a stream sends: a pb.WatchResponse whose events are shared
 // with other watches. It is valid during the call of Send only; the batches and

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sort"
 	"strings"
-	"sync"
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -50,9 +49,8 @@ type world struct {
 	// spawned are goroutines that the hub wants to begin.
 	spawned []func()
 	open    []*simRound
-	// rangeMap is what placement says.
-	rangeMap []*kvdpb.Descriptor
-	mapMu    sync.Mutex
+	// onRead is called when history is read from a disk.
+	onRead func()
 }
 
 // simShard is one shard: the truth in log, and the local replica.
@@ -425,13 +423,14 @@ func (w *world) Snapshot(id uint64) (Snapshot, error) {
 	if s.broken {
 		return nil, errors.New("the disk is on fire")
 	}
-	return &simSnapshot{s: s, applied: int(s.applied), compacted: s.compacted}, nil
+	return &simSnapshot{s: s, applied: int(s.applied), compacted: s.compacted, onRead: w.onRead}, nil
 }
 
 type simSnapshot struct {
 	s         *simShard
 	applied   int
 	compacted int64
+	onRead    func()
 }
 
 func (sn *simSnapshot) Close() {}
@@ -446,6 +445,9 @@ func (sn *simSnapshot) GetAt(key []byte, rev int64) (*mvccpb.KeyValue, error) {
 }
 
 func (sn *simSnapshot) Events(_ context.Context, span keyspace.Span, from, to int64, maxBytes int, fn mvcc.VisitEvent) (int64, error) {
+	if sn.onRead != nil {
+		sn.onRead()
+	}
 	if from < sn.compacted {
 		return from, &mvcc.CompactedError{CompactRevision: sn.compacted}
 	}
