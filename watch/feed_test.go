@@ -23,19 +23,18 @@ func TestFarMember(t *testing.T) {
 	defer c.close()
 	c.addShard(1, "", "m")
 	c.addShard(2, "m", "")
-	var last int64
 	for i := range 100 {
 		v := fmt.Sprintf("value %d", i)
-		last = c.write(map[string]*string{"a": &v, "n": &v})
+		c.write(map[string]*string{"a": &v, "n": &v})
 	}
 	old := c.watch(c.far, "a", "z", 2, true, false)
 	key := c.watch(c.far, "n", "", 50, true, false)
 	now := c.watch(c.far, "n", "", 0, false, false)
 	for i := range 100 {
 		v := fmt.Sprintf("later %d", i)
-		last = c.write(map[string]*string{"a": &v})
+		c.write(map[string]*string{"a": &v})
 	}
-	last = c.write(map[string]*string{"n": nil})
+	last := c.write(map[string]*string{"n": nil})
 	c.finish(old, last)
 	c.finish(key, last)
 	c.finish(now, last)

@@ -173,12 +173,14 @@ func (h *Hub) rebuildLocked() {
 
 // exactly returns the segment that a claim would make anew, if it is there.
 func (t *topology) exactly(c claim) *segment {
-	for _, seg := range t.covering(c.span) {
-		if seg.span.Equal(c.span) && seg.source.local == (c.local != nil) &&
-			(seg.source == c.local || c.local == nil && seg.source.shard == c.remote) {
-			return seg
-		}
-		break
+	covering := t.covering(c.span)
+	if len(covering) == 0 {
+		return nil
+	}
+	seg := covering[0]
+	if seg.span.Equal(c.span) && seg.source.local == (c.local != nil) &&
+		(seg.source == c.local || c.local == nil && seg.source.shard == c.remote) {
+		return seg
 	}
 	return nil
 }
