@@ -171,7 +171,7 @@ func (c *cluster) startApplying(id uint64) {
 	c.wg.Go(func() {
 		for range ch {
 			if rand.Intn(4) == 0 {
-				time.Sleep(time.Duration(rand.Intn(300)) * time.Microsecond)
+				<-time.After(time.Duration(rand.Intn(300)) * time.Microsecond) // a pace, not a wait
 			}
 			c.applyNext(id)
 		}
@@ -297,7 +297,7 @@ func (c *cluster) watch(h *Hub, key, end string, start int64, prev, slow bool) *
 		defer close(cl.done)
 		_ = s.Run(ctx, func(r *Response) error {
 			if slow && rand.Intn(10) == 0 {
-				time.Sleep(2 * time.Millisecond)
+				<-time.After(2 * time.Millisecond) // a pace, not a wait
 			}
 			cl.take(r)
 			return nil
@@ -397,7 +397,7 @@ func TestClusterUnderLoad(t *testing.T) {
 			c.mu.Unlock()
 		}
 		if i%10 == 0 {
-			time.Sleep(100 * time.Microsecond)
+			<-time.After(100 * time.Microsecond) // a pace, not a wait
 		}
 	}
 	c.mu.Lock()
