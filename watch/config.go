@@ -45,6 +45,15 @@ type Resolver interface {
 	Resolve(ctx context.Context, revision int64, shards []uint64, answer func(shard.Resolved))
 }
 
+// TryResolver is a Resolver that can tell at once what needs no message and no
+// waiting, which is so for idle shards that this member owns.
+type TryResolver interface {
+	Resolver
+	// TryResolve calls answer, before it returns, for those of the shards of which
+	// it knows that they are resolved up to revision. It never blocks.
+	TryResolve(revision int64, shards []uint64, answer func(shard.Resolved))
+}
+
 // Revisions tells the current revision; every shard.Sequencer does.
 type Revisions interface {
 	Current(ctx context.Context) (shard.Grant, error)

@@ -29,7 +29,8 @@ func (g *group) runLive() {
 	if more {
 		g.task.wake()
 	} else if !empty {
-		g.resolveLocked()
+		out.want = g.wantLocked()
+		out.segments = g.mu.segments
 	}
 	g.mu.Unlock()
 	g.hub.settle(&out)
@@ -46,6 +47,9 @@ type outcome struct {
 	movers, behind, blind, refused []*watcher
 	// reached are streams that waited for the position.
 	reached []*Stream
+	// segments are to be resolved up to want, if that is not 0.
+	segments []*segment
+	want     int64
 }
 
 func (h *Hub) settle(out *outcome) {
@@ -61,6 +65,9 @@ func (h *Hub) settle(out *outcome) {
 	stallAll(out.refused)
 	for _, s := range out.reached {
 		s.checkProgress()
+	}
+	if out.want > 0 {
+		h.resolve.want(out.segments, out.want)
 	}
 }
 
@@ -163,10 +170,10 @@ func merge(lists [][]*entry) []*entry {
 	return out
 }
 
-// resolveLocked asks for the resolution of segments that are behind an event
-// which somebody here watches, or behind a revision that a stream waits for.
-func (g *group) resolveLocked() {
-	pos := g.pos.Load()
+// wantLocked returns the revision up to which the segments have to be resolved
+// because of an event that somebody here watches, or of a stream that waits for
+// it; 0 if nothing is held up.
+func (g *group) wantLocked() int64 {
 	want := int64(0)
 	if len(g.mu.segments) > 1 {
 		want = g.pendingLocked()
@@ -174,9 +181,10 @@ func (g *group) resolveLocked() {
 	for _, x := range g.mu.waiters {
 		want = max(want, x.rev)
 	}
-	if want > pos {
-		g.hub.resolve.want(g.mu.segments, want)
+	if want <= g.pos.Load() {
+		return 0
 	}
+	return want
 }
 
 // pendingLocked returns the largest revision beyond the position that concerns

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +51,9 @@ type want struct {
 // round is one call of Config.Resolver.
 type round struct {
 	segments []*segment
+	// byShard finds the segments of a shard. It is one, but while the shard comes
+	// or goes.
+	byShard  map[uint64][]*segment
 	patience *time.Timer
 }
 
@@ -80,12 +84,13 @@ func (r *resolver) close() {
 // want asks for the resolution of segments up to rev, which is allotted. It never
 // blocks: the answers show in the segments.
 func (r *resolver) want(segments []*segment, rev int64) {
+	segments = r.try(segments, rev)
+	if len(segments) == 0 {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range segments {
-		if s.readable() >= rev {
-			continue
-		}
 		w := r.mu.wanted[s]
 		if w == nil {
 			w = &want{}
@@ -94,6 +99,32 @@ func (r *resolver) want(segments []*segment, rev int64) {
 		w.rev = max(w.rev, rev)
 	}
 	r.startLocked()
+}
+
+// try credits what can be told at once and returns the segments that are not
+// resolved up to rev then.
+func (r *resolver) try(segments []*segment, rev int64) (left []*segment) {
+	var shards []uint64
+	for _, s := range segments {
+		if s.readable() >= rev {
+			continue
+		}
+		left = append(left, s)
+		if s.source.local {
+			shards = append(shards, s.source.shard)
+		}
+	}
+	at, ok := r.hub.cfg.Resolver.(TryResolver)
+	if !ok || len(shards) == 0 {
+		return left
+	}
+	at.TryResolve(rev, shards, func(res shard.Resolved) {
+		// What this member owns it has a replica of, unless that is just leaving.
+		if src := r.hub.local(res.Shard); src != nil {
+			src.answer(res)
+		}
+	})
+	return slices.DeleteFunc(left, func(s *segment) bool { return s.readable() >= rev || s.source.awaits(s, rev) })
 }
 
 // startLocked begins a round if anything is wanted, unless one is under way. What
@@ -113,7 +144,7 @@ func (r *resolver) gather(rd *round) (rev int64, shards []uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	asked := map[uint64]bool{}
+	rd.byShard = make(map[uint64][]*segment, len(r.mu.wanted))
 	for s, w := range r.mu.wanted {
 		switch {
 		case s.isFrozen(), s.readable() >= w.rev:
@@ -132,10 +163,11 @@ func (r *resolver) gather(rd *round) (rev int64, shards []uint64) {
 		w.asked = rd
 		rd.segments = append(rd.segments, s)
 		rev = max(rev, w.rev)
-		if id := s.source.shard; !asked[id] {
-			asked[id] = true
+		id := s.source.shard
+		if rd.byShard[id] == nil {
 			shards = append(shards, id)
 		}
+		rd.byShard[id] = append(rd.byShard[id], s)
 	}
 	if len(shards) > 0 && !r.hub.cfg.manual {
 		rd.patience = time.AfterFunc(roundPatience, func() { r.release(rd) })
@@ -180,13 +212,8 @@ func (r *resolver) run(rd *round) {
 
 // answer takes in what an owner said.
 func (r *resolver) answer(rd *round, res shard.Resolved) {
-	for _, s := range rd.segments {
-		if s.source.shard != res.Shard {
-			continue
-		}
-		r.hub.saw(res.Revision)
-		// The source of all segments of one shard is one, but for a shard that has
-		// just come or gone.
+	r.hub.saw(res.Revision)
+	for _, s := range rd.byShard[res.Shard] {
 		s.source.answer(res)
 		r.mu.Lock()
 		if w := r.mu.wanted[s]; w != nil && w.asked == rd && (s.readable() >= w.rev || s.source.awaits(s, w.rev)) {

@@ -35,6 +35,7 @@ import (
 //	answer id=N [rev=R applied=I gen=G span=a-m]   the owner answers the open round
 //	end                                    the open round ends
 //	sequencer down|up
+//	owner                                  this member owns all shards from now on
 //	state                                  the topology
 //
 // After each command everything that can happen happens, and is printed.
@@ -133,6 +134,8 @@ func (st *story) run(t *testing.T, d *datadriven.TestData) string {
 		st.asked--
 	case "sequencer":
 		st.down = d.HasArg("down")
+	case "owner":
+		st.owner = true
 	case "state":
 		return st.state()
 	default:

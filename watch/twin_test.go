@@ -428,6 +428,7 @@ func TestHubAgainstTwin(t *testing.T) {
 		}
 		tw := &twin{t: t, w: newWorld(t, cfg), watches: map[string]*twinWatch{}, streams: 3, child: 10}
 		defer tw.w.close()
+		tw.w.owner = rapid.Bool().Draw(t, "owner")
 		tw.w.addShard(1, "", "f")
 		tw.w.addShard(2, "f", "k")
 		tw.w.addShard(3, "k", "")

@@ -49,6 +49,9 @@ type world struct {
 	// spawned are goroutines that the hub wants to begin.
 	spawned []func()
 	open    []*simRound
+	// owner makes this member the owner of all shards: it answers at once what it
+	// can.
+	owner bool
 	// onRead is called when history is read from a disk.
 	onRead func()
 }
@@ -111,6 +114,15 @@ func (w *world) Resolve(ctx context.Context, rev int64, shards []uint64, answer 
 	sort.Slice(r.shards, func(i, j int) bool { return r.shards[i] < r.shards[j] })
 	w.rounds <- r
 	<-r.end
+}
+
+// TryResolve implements TryResolver.
+func (w *world) TryResolve(rev int64, shards []uint64, answer func(shard.Resolved)) {
+	for _, id := range shards {
+		if r := w.resolved(id); w.owner && w.shards[id].opened && r.Revision >= rev {
+			answer(r)
+		}
+	}
 }
 
 // Current implements Revisions.
