@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -301,7 +302,10 @@ func (m *Manager) begin(a action) {
 	go func() {
 		defer m.wg.Done()
 		ctx, cancel := context.WithTimeout(m.ctx, stepTimeout)
-		err := m.perform(ctx, a)
+		var err error
+		if m.wanted(a) {
+			err = m.perform(ctx, a)
+		}
 		cancel()
 		if err != nil && m.ctx.Err() == nil {
 			m.log.Warn("a step of a shard failed and is tried again",
@@ -316,6 +320,15 @@ func (m *Manager) begin(a action) {
 		m.mu.Unlock()
 		m.Wake()
 	}()
+}
+
+// wanted decides a second time, now that the shard is reserved for this step:
+// between the first look and the reservation another step of the shard may have
+// come and gone. Aborting a split on the word of an old look would take the child
+// away from a split that was logged meanwhile.
+func (m *Manager) wanted(a action) bool {
+	v, err := m.look()
+	return err == nil && slices.Contains(decide(v), a)
 }
 
 func (m *Manager) perform(ctx context.Context, a action) error {
