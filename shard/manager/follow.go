@@ -55,27 +55,6 @@ func (m *Manager) away(id uint64, l *local, sequencer uint64, now time.Time) (to
 	return replica, now.Sub(since) >= handOverAfter
 }
 
-// background runs a step of a shard, unless one is under way.
-func (m *Manager) background(id uint64, run func(ctx context.Context)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.mu.closed || m.mu.busy[id] {
-		return
-	}
-	m.mu.busy[id] = true
-	m.wg.Add(1)
-	go func() {
-		defer m.wg.Done()
-		ctx, cancel := context.WithTimeout(m.ctx, stepTimeout)
-		run(ctx)
-		cancel()
-		m.mu.Lock()
-		delete(m.mu.busy, id)
-		m.mu.Unlock()
-		m.Wake()
-	}()
-}
-
 func (m *Manager) handOver(id uint64, r *shard.Replica, member, replica uint64) {
 	m.background(id, func(ctx context.Context) {
 		err := r.Release(ctx, replica)
@@ -91,19 +70,9 @@ func (m *Manager) handOver(id uint64, r *shard.Replica, member, replica uint64) 
 }
 
 func (m *Manager) compact(id uint64, r *shard.Replica, revision int64) {
-	m.mu.Lock()
-	told := m.mu.compacting[id]
-	m.mu.compacting[id] = revision
-	m.mu.Unlock()
-	if told == revision {
-		return
-	}
 	m.background(id, func(ctx context.Context) {
 		if err := r.Compact(ctx, revision); err != nil {
 			m.log.Warn("could not log a compaction", zap.Uint64("shard", id), zap.Int64("revision", revision), zap.Error(err))
-			m.mu.Lock()
-			delete(m.mu.compacting, id)
-			m.mu.Unlock()
 		}
 	})
 }

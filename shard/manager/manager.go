@@ -86,8 +86,6 @@ type Manager struct {
 		proposed map[uint64]proposal
 		// told are the shards whose loss was logged.
 		told map[uint64]bool
-		// compacting is the revision that each shard was told to compact to.
-		compacting map[uint64]int64
 		// awayFrom is when a shard was first seen to be owned here while the
 		// sequencer is elsewhere.
 		awayFrom map[uint64]time.Time
@@ -147,7 +145,6 @@ func New(cfg Config) (*Manager, error) {
 	m.mu.busy = map[uint64]bool{}
 	m.mu.proposed = map[uint64]proposal{}
 	m.mu.told = map[uint64]bool{}
-	m.mu.compacting = map[uint64]int64{}
 	m.mu.awayFrom = map[uint64]time.Time{}
 	m.mu.opening = map[uint64]*shard.Replica{}
 	m.mu.events = map[uint64]multiraft.LeaderEvent{}
@@ -296,30 +293,49 @@ func (m *Manager) begin(a action) {
 		}
 		return
 	}
-	m.mu.busy[a.shard] = true
-	m.wg.Add(1)
 	m.mu.Unlock()
+	m.background(a.shard, func(ctx context.Context) {
+		if !m.wanted(a) {
+			return
+		}
+		err := m.perform(ctx, a)
+		if err == nil || m.ctx.Err() != nil {
+			return
+		}
+		m.log.Warn("a step of a shard failed and is tried again",
+			zap.String("step", string(a.kind)), zap.Uint64("shard", a.shard), zap.Uint64("child", a.child), zap.Error(err))
+		select {
+		case <-m.ctx.Done():
+		case <-time.After(retryAfter):
+		}
+	})
+}
+
+// background runs a step of a shard, unless one is under way or the manager is
+// closed. Afterwards everything is looked at again.
+func (m *Manager) background(id uint64, run func(ctx context.Context)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.closed || m.mu.busy[id] {
+		return
+	}
+	m.mu.busy[id] = true
+	m.wg.Add(1)
 	go func() {
 		defer m.wg.Done()
 		ctx, cancel := context.WithTimeout(m.ctx, stepTimeout)
-		var err error
-		if m.wanted(a) {
-			err = m.perform(ctx, a)
-		}
+		run(ctx)
 		cancel()
-		if err != nil && m.ctx.Err() == nil {
-			m.log.Warn("a step of a shard failed and is tried again",
-				zap.String("step", string(a.kind)), zap.Uint64("shard", a.shard), zap.Uint64("child", a.child), zap.Error(err))
-			select {
-			case <-m.ctx.Done():
-			case <-time.After(retryAfter):
-			}
-		}
-		m.mu.Lock()
-		delete(m.mu.busy, a.shard)
-		m.mu.Unlock()
-		m.Wake()
+		m.free(id)
 	}()
+}
+
+// free ends the reservation of a shard for one step.
+func (m *Manager) free(id uint64) {
+	m.mu.Lock()
+	delete(m.mu.busy, id)
+	m.mu.Unlock()
+	m.Wake()
 }
 
 // wanted decides a second time, now that the shard is reserved for this step:

@@ -78,12 +78,7 @@ func (m *Manager) reserve(ctx context.Context, id uint64, r *shard.Replica) (rel
 		if !m.mu.busy[id] && r.Pending() == nil {
 			m.mu.busy[id] = true
 			m.mu.Unlock()
-			return func() {
-				m.mu.Lock()
-				delete(m.mu.busy, id)
-				m.mu.Unlock()
-				m.Wake()
-			}, nil
+			return func() { m.free(id) }, nil
 		}
 		m.mu.Unlock()
 		select {
