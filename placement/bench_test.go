@@ -31,7 +31,7 @@ func BenchmarkAllocate(b *testing.B) {
 	ctx := context.Background()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := n.Allocate(ctx, 1); err != nil {
+		if _, err := n.Allocate(ctx, 1, 0); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -54,7 +54,7 @@ func BenchmarkAllocateParallel(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
-			if _, err := n.Allocate(context.Background(), 1); err != nil {
+			if _, err := n.Allocate(context.Background(), 1, 0); err != nil {
 				b.Error(err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/ownership"
 )
 
@@ -47,6 +48,9 @@ const (
 //     are dropped: the callers they were meant for have been served.
 //  4. Allocate and Current share the main lane in order of arrival: a caller's
 //     answer is as if each caller had been served alone, in that order.
+//  5. A message asks under one auth version. If the sequencer's is another one it
+//     allots nothing: those who wanted revisions get shard.ErrOldAuth, those who
+//     only wanted the current one get it.
 type client struct {
 	me          uint64
 	incarnation uint64
@@ -109,7 +113,9 @@ type waiter struct {
 	// n is how many revisions it wants; zero for the current one.
 	n      int64
 	offset int64
-	done   chan outcome
+	// auth is the version under which it was checked, if it wants revisions.
+	auth uint64
+	done chan outcome
 }
 
 type outcome struct {
@@ -118,8 +124,8 @@ type outcome struct {
 }
 
 // request waits for an answer to a message that leaves after the call.
-func (c *client) request(ctx context.Context, l lane, n int64) (Grant, error) {
-	w, err := c.enqueue(l, n)
+func (c *client) request(ctx context.Context, l lane, n int64, auth uint64) (Grant, error) {
+	w, err := c.enqueue(l, n, auth)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -135,7 +141,7 @@ func (c *client) request(ctx context.Context, l lane, n int64) (Grant, error) {
 }
 
 // enqueue puts a caller into the queue, and sends a message if none is under way.
-func (c *client) enqueue(l lane, n int64) (*waiter, error) {
+func (c *client) enqueue(l lane, n int64, auth uint64) (*waiter, error) {
 	if n < 0 || n > maxAllocate {
 		return nil, fmt.Errorf("placement: allocation of %d revisions", n)
 	}
@@ -149,7 +155,7 @@ func (c *client) enqueue(l lane, n int64) (*waiter, error) {
 	if w == nil {
 		w = &waiter{done: make(chan outcome, 1)}
 	}
-	w.n, w.offset = n, 0
+	w.n, w.offset, w.auth = n, 0, auth
 	ls.queue = append(ls.queue, w)
 	c.countLocked(l, 1)
 	ready := c.nextLocked(l)
@@ -187,16 +193,20 @@ func (c *client) leave(l lane, w *waiter, err error) (Grant, error) {
 	}
 }
 
-// nextLocked makes a message of the callers that wait, if none is under way.
+// nextLocked makes a message of the callers that wait, if none is under way. Those
+// that want revisions share the version under which they were checked.
 func (c *client) nextLocked(l lane) bool {
 	ls := &c.mu.lanes[l]
 	if ls.busy || len(ls.queue) == 0 {
 		return false
 	}
-	count, taken := int64(0), 0
+	count, taken, auth := int64(0), 0, uint64(0)
 	for _, w := range ls.queue {
-		if count+w.n > maxCount {
+		if count+w.n > maxCount || (count > 0 && w.n > 0 && w.auth != auth) {
 			break
+		}
+		if w.n > 0 {
+			auth = w.auth
 		}
 		w.offset = count
 		count += w.n
@@ -208,7 +218,7 @@ func (c *client) nextLocked(l lane) bool {
 	ls.queue = ls.queue[:rest]
 	ls.busy = true
 	ls.tries = 0
-	ls.ask = ask{lane: l, incarnation: c.incarnation, number: ls.ask.number + 1, count: count}
+	ls.ask = ask{lane: l, incarnation: c.incarnation, number: ls.ask.number + 1, count: count, auth: auth}
 	c.stats.Messages.Add(1)
 	return true
 }
@@ -406,11 +416,18 @@ func (c *client) answerFrom(a *answer, known uint64) bool {
 	c.countLocked(a.lane, -len(ls.flight))
 	for i, w := range ls.flight {
 		o := outcome{grant: Grant{First: a.first + w.offset, Stamp: a.stamp}}
+		if a.verdict == refused {
+			// Nothing was allotted to those before it either.
+			o.grant.First = a.first
+		}
 		if w.n == 0 {
 			o.grant.First--
 		}
-		if a.verdict == notServing {
+		switch {
+		case a.verdict == notServing:
 			o = outcome{err: &ownership.ErrNotServing{SeqEpoch: a.stamp.SeqEpoch}}
+		case a.verdict == refused && w.n > 0:
+			o = outcome{err: shard.ErrOldAuth}
 		}
 		// The channel holds one and a waiter gets one answer: this never blocks.
 		w.done <- o

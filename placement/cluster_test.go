@@ -197,7 +197,7 @@ func bubble(t *testing.T, members int, mode ReadMode, run func(t *testing.T, c *
 
 func (c *cluster) allocate(ctx context.Context, id uint64, n int) int64 {
 	c.t.Helper()
-	g, err := c.node(id).Allocate(ctx, n)
+	g, err := c.node(id).Allocate(ctx, n, 0)
 	require.NoError(c.t, err)
 	return g.First
 }

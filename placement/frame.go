@@ -39,6 +39,9 @@ type ask struct {
 	number      uint64
 	// count is how many revisions the callers want together.
 	count int64
+	// auth is the auth version under which those of them that want revisions were
+	// checked; shard.AuthExempt if they need no check.
+	auth uint64
 }
 
 // verdict says what kind of an answer it is.
@@ -51,6 +54,9 @@ const (
 	notServing
 	// notSequencer: the asked member is not the sequencer. hint may name it.
 	notSequencer
+	// refused: auth has another version than the callers were checked under.
+	// Nothing was allotted; first and stamp count for callers that want nothing.
+	refused
 	verdicts
 )
 
@@ -101,7 +107,8 @@ func appendAsk(b []byte, a *ask) []byte {
 	b = append(b, frameAsk, byte(a.lane))
 	b = binary.AppendUvarint(b, a.incarnation)
 	b = binary.AppendUvarint(b, a.number)
-	return binary.AppendUvarint(b, uint64(a.count))
+	b = binary.AppendUvarint(b, uint64(a.count))
+	return binary.AppendUvarint(b, a.auth)
 }
 
 func decodeAsk(b []byte) (ask, error) {
@@ -109,6 +116,7 @@ func decodeAsk(b []byte) (ask, error) {
 	r.kind(frameAsk)
 	a := ask{lane: lane(r.byte()), incarnation: r.uvarint(), number: r.uvarint()}
 	count := r.uvarint()
+	a.auth = r.uvarint()
 	if err := r.end(); err != nil {
 		return ask{}, err
 	}
@@ -125,7 +133,7 @@ func appendAnswer(b []byte, a *answer) []byte {
 	b = binary.AppendUvarint(b, a.number)
 	b = binary.AppendUvarint(b, a.stamp.SeqEpoch)
 	switch a.verdict {
-	case answered:
+	case answered, refused:
 		b = binary.AppendUvarint(b, uint64(a.first))
 		b = binary.AppendUvarint(b, uint64(a.stamp.Reading))
 		b = binary.AppendUvarint(b, a.stamp.MapVersion)
@@ -143,7 +151,7 @@ func decodeAnswer(b []byte) (answer, error) {
 	a := answer{lane: lane(r.byte()), verdict: verdict(r.byte()), incarnation: r.uvarint(), number: r.uvarint()}
 	a.stamp.SeqEpoch = r.uvarint()
 	switch a.verdict {
-	case answered:
+	case answered, refused:
 		a.first = r.int64()
 		a.stamp.Reading = time.Duration(r.int64())
 		a.stamp.MapVersion = r.uvarint()
@@ -155,7 +163,7 @@ func decodeAnswer(b []byte) (answer, error) {
 	if err := r.end(); err != nil {
 		return answer{}, err
 	}
-	if a.lane >= lanes || a.verdict >= verdicts || (a.verdict == answered && a.first <= firstRevision) {
+	if a.lane >= lanes || a.verdict >= verdicts || ((a.verdict == answered || a.verdict == refused) && a.first <= firstRevision) {
 		return answer{}, fmt.Errorf("%w: lane %d, verdict %d, first revision %d", errFrame, a.lane, a.verdict, a.first)
 	}
 	return a, nil

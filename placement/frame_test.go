@@ -12,7 +12,9 @@ import (
 var frameSamples = [][]byte{
 	appendAsk(nil, &ask{lane: mainLane, incarnation: math.MaxUint64, number: 7, count: 3}),
 	appendAsk(nil, &ask{lane: probeLane, incarnation: 1, number: 1}),
+	appendAsk(nil, &ask{lane: mainLane, incarnation: 1, number: 7, count: 3, auth: 12}),
 	appendAnswer(nil, &answer{incarnation: 5, number: 9, first: 2}),
+	appendAnswer(nil, &answer{verdict: refused, incarnation: 5, number: 9, first: 2, stamp: ownership.Stamp{AuthVersion: 9}}),
 	appendAnswer(nil, &answer{lane: probeLane, verdict: answered, incarnation: 5, number: 9, first: math.MaxInt64,
 		stamp: ownership.Stamp{SeqEpoch: 3, Reading: time.Hour, MapVersion: 8, AuthVersion: 9, CompactRevision: 10}}),
 	appendAnswer(nil, &answer{verdict: notServing, incarnation: 5, number: 9, stamp: ownership.Stamp{SeqEpoch: 3}}),

@@ -169,7 +169,7 @@ func TestThreeHosts(t *testing.T) {
 	next := int64(2)
 	allocate := func(name string, n int) int64 {
 		t.Helper()
-		g, err := h.members[name].node.Allocate(ctx, n)
+		g, err := h.members[name].node.Allocate(ctx, n, 0)
 		require.NoError(t, err)
 		return g.First
 	}
@@ -186,7 +186,7 @@ func TestThreeHosts(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for range 100 {
-					g, err := m.node.Allocate(ctx, 1)
+					g, err := m.node.Allocate(ctx, 1, 0)
 					if err != nil {
 						t.Error(err)
 						return

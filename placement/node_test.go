@@ -54,7 +54,7 @@ func TestDenseUnderConcurrency(t *testing.T) {
 					wg.Go(func() {
 						for i := range 10 {
 							n := 1 + i%3
-							g, err := c.node(id).Allocate(ctx, n)
+							g, err := c.node(id).Allocate(ctx, n, 0)
 							if err != nil {
 								t.Error(err)
 								return
@@ -545,7 +545,7 @@ func TestCallersMayLeave(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
-				if _, err := n.Allocate(gone, 1); !errors.Is(err, context.Canceled) {
+				if _, err := n.Allocate(gone, 1, 0); !errors.Is(err, context.Canceled) {
 					t.Error(err)
 				}
 			})
@@ -554,7 +554,7 @@ func TestCallersMayLeave(t *testing.T) {
 		cancel()
 		wg.Wait()
 		for _, bad := range []int{0, -1, maxAllocate + 1} {
-			_, err := n.Allocate(ctx, bad)
+			_, err := n.Allocate(ctx, bad, 0)
 			require.Error(t, err)
 		}
 		wg.Go(func() {
@@ -578,12 +578,12 @@ func TestQueueIsBounded(t *testing.T) {
 	c := &client{closed: make(chan struct{}), stats: &stats, newTimer: func(func()) timer { return stillTimer{} },
 		sequencer: func() (uint64, uint64) { return 0, 0 }}
 	for range maxWaiting + 1 {
-		_, err := c.enqueue(mainLane, 1)
+		_, err := c.enqueue(mainLane, 1, 0)
 		require.NoError(t, err)
 	}
-	_, err := c.enqueue(mainLane, 1)
+	_, err := c.enqueue(mainLane, 1, 0)
 	require.ErrorIs(t, err, ErrBusy)
-	_, err = c.enqueue(probeLane, 0)
+	_, err = c.enqueue(probeLane, 0, 0)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, c.mu.lanes[mainLane].ask.count)
 	require.NotPanics(t, func() { (&Node{client: c, seq: &sequencer{stats: &stats}}).PeerDown(3) })
@@ -654,7 +654,7 @@ func chaos(t *testing.T, c *cluster, ctx context.Context, seed int64) {
 					if k == 0 {
 						g, err = n.Current(ctx)
 					} else {
-						g, err = n.Allocate(ctx, k)
+						g, err = n.Allocate(ctx, k, 0)
 					}
 					cancel()
 					o.to, o.first, o.stamp = time.Now(), g.First, g.Stamp
@@ -710,7 +710,7 @@ func chaos(t *testing.T, c *cluster, ctx context.Context, seed int64) {
 	c.log.lead(1)
 	for id := range c.disks {
 		began := time.Now()
-		_, err := c.node(id).Allocate(ctx, 1)
+		_, err := c.node(id).Allocate(ctx, 1, 0)
 		require.NoError(t, err, "seed %d", seed)
 		require.Less(t, time.Since(began), 1200*time.Millisecond, "seed %d", seed)
 	}

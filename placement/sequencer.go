@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/ownership"
 )
 
@@ -89,6 +90,7 @@ type sequencer struct {
 		applied   int64
 
 		mapVersion      uint64
+		authVersion     uint64
 		compactRevision int64
 	}
 }
@@ -106,7 +108,8 @@ const (
 	closed
 )
 
-// lastAnswer is the last main-lane answer given to a member.
+// lastAnswer is the last main-lane answer given to a member. One that allotted
+// less than was asked for was a refusal.
 type lastAnswer struct {
 	incarnation, number uint64
 	first, count        int64
@@ -133,6 +136,7 @@ func (s *sequencer) observe(v *View) {
 	own := v.Ownership
 	mine := own.IsOwner(s.me.member, s.me.replica, s.me.incarnation) && !own.Released
 	s.mu.mapVersion = v.Map.Version()
+	s.mu.authVersion = v.Auth.Version()
 	s.mu.compactRevision = v.CompactRevision
 	s.mu.seq = own.NextSeq
 	var out []outgoing
@@ -199,20 +203,25 @@ func (s *sequencer) setLimitLocked() {
 }
 
 // try hands out n revisions, or reports the current one where n is zero, if that
-// is possible at once. It is the way of callers on the sequencer's own member.
-func (s *sequencer) try(n int64) (Grant, bool) {
+// is possible at once. It is the way of callers on the sequencer's own member. An
+// error says that auth is not at the version under which the caller was checked.
+func (s *sequencer) try(n int64, auth uint64) (Grant, bool, error) {
 	if s.quorum {
-		return Grant{}, false
+		return Grant{}, false, nil
 	}
 	s.mu.Lock()
 	if s.mu.phase != serving {
 		s.mu.Unlock()
-		return Grant{}, false
+		return Grant{}, false, nil
 	}
 	now := s.clock()
 	if !s.leasedLocked(now) || s.mu.limit-s.mu.next < n {
 		s.mu.Unlock()
-		return Grant{}, false
+		return Grant{}, false, nil
+	}
+	if n > 0 && auth != s.mu.authVersion && auth != shard.AuthExempt {
+		s.mu.Unlock()
+		return Grant{}, true, shard.ErrOldAuth
 	}
 	g := Grant{First: s.mu.next, Stamp: s.stampLocked(now)}
 	if n == 0 {
@@ -221,7 +230,7 @@ func (s *sequencer) try(n int64) (Grant, bool) {
 	s.mu.next += n
 	s.noticeLocked(now)
 	s.mu.Unlock()
-	return g, true
+	return g, true, nil
 }
 
 // leasedLocked tells whether the lease holds at now.
@@ -234,6 +243,7 @@ func (s *sequencer) stampLocked(now time.Duration) ownership.Stamp {
 		SeqEpoch:        s.mu.epoch,
 		Reading:         now,
 		MapVersion:      s.mu.mapVersion,
+		AuthVersion:     s.mu.authVersion,
 		CompactRevision: s.mu.compactRevision,
 	}
 }
@@ -309,7 +319,17 @@ func (s *sequencer) answerLocked(from uint64, a ask, now time.Duration) (answer,
 	}
 	if last, ok := s.mu.answers[from]; ok && last.incarnation == a.incarnation && last.number == a.number {
 		out.first = last.first
+		if last.count < a.count {
+			out.verdict = refused
+		}
 		s.stats.Repeated.Add(1)
+		return out, true
+	}
+	if a.count > 0 && a.auth != s.mu.authVersion && a.auth != shard.AuthExempt {
+		// Nothing is allotted, and the answer stays this one however often the
+		// message comes.
+		out.verdict, out.first = refused, s.mu.next
+		s.mu.answers[from] = lastAnswer{a.incarnation, a.number, out.first, 0}
 		return out, true
 	}
 	if s.mu.limit-s.mu.next < a.count {

@@ -12,17 +12,19 @@ import (
 
 // Allocate allots n consecutive revisions; Grant.First is the smallest. It waits
 // for a sequencer that serves. Ending ctx after the message has left loses the
-// revisions: only an owner that has been deposed may do so.
-func (n *Node) Allocate(ctx context.Context, count int) (Grant, error) {
+// revisions: only an owner that has been deposed may do so. auth is the auth
+// version under which the writers were checked, shard.AuthExempt for kvd's own:
+// shard.ErrOldAuth says that it is not the present one, and nothing is allotted.
+func (n *Node) Allocate(ctx context.Context, count int, auth uint64) (Grant, error) {
 	if count <= 0 {
 		return Grant{}, fmt.Errorf("placement: allocation of %d revisions", count)
 	}
-	return n.ask(ctx, int64(count))
+	return n.ask(ctx, int64(count), auth)
 }
 
 // Current answers the largest revision that was allotted, from a message that
 // left after the call. It waits for a sequencer that serves.
-func (n *Node) Current(ctx context.Context) (Grant, error) { return n.ask(ctx, 0) }
+func (n *Node) Current(ctx context.Context) (Grant, error) { return n.ask(ctx, 0, 0) }
 
 // TryCurrent is Current where it is a function call: on the sequencer's member,
 // inside its lease.
@@ -30,23 +32,24 @@ func (n *Node) TryCurrent() (Grant, bool) {
 	if n.client.waiting.Load() != 0 {
 		return Grant{}, false
 	}
-	return n.seq.try(0)
+	g, ok, _ := n.seq.try(0, 0)
+	return g, ok
 }
 
-func (n *Node) ask(ctx context.Context, count int64) (Grant, error) {
+func (n *Node) ask(ctx context.Context, count int64, auth uint64) (Grant, error) {
 	if count <= maxAllocate && n.client.waiting.Load() == 0 {
-		if g, ok := n.seq.try(count); ok {
-			return g, nil
+		if g, ok, err := n.seq.try(count, auth); ok {
+			return g, err
 		}
 	}
-	return n.client.request(ctx, mainLane, count)
+	return n.client.request(ctx, mainLane, count, auth)
 }
 
 // Probe answers a reading of the sequencer's clock, or *ownership.ErrNotServing
 // from a sequencer that has claimed and does not serve yet. The message left
 // after the call.
 func (n *Node) Probe(ctx context.Context) (ownership.Stamp, error) {
-	g, err := n.client.request(ctx, probeLane, 0)
+	g, err := n.client.request(ctx, probeLane, 0, 0)
 	return g.Stamp, err
 }
 

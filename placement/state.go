@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/placement/authstate"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard/ownership"
 )
@@ -40,6 +41,8 @@ type State struct {
 	own             ownership.State
 	// released is what the last Release left for its successor.
 	released *kvdpb.PlacementRelease
+	// auth is never nil.
+	auth *authstate.State
 
 	dirty dirty
 }
@@ -47,6 +50,7 @@ type State struct {
 // dirty names the records that changed since they were last taken.
 type dirty struct {
 	meta    bool
+	auth    dirtyAuth
 	members map[uint64]struct{}
 	shards  map[uint64]struct{}
 	dead    map[uint64]struct{}
@@ -55,6 +59,7 @@ type dirty struct {
 // NewState returns the state of a group without any entry.
 func NewState() *State {
 	return &State{
+		auth:    authstate.New(),
 		members: map[uint64]*kvdpb.Member{},
 		shards:  map[uint64]*kvdpb.Descriptor{},
 		dead:    map[uint64]struct{}{},
@@ -62,6 +67,7 @@ func NewState() *State {
 			members: map[uint64]struct{}{},
 			shards:  map[uint64]struct{}{},
 			dead:    map[uint64]struct{}{},
+			auth:    newDirtyAuth(),
 		},
 	}
 }
@@ -105,6 +111,8 @@ func (s *State) apply(cmd *kvdpb.PlacementCommand) *kvdpb.PlacementResult {
 		return s.confirmSeed(c.ConfirmSeed)
 	case *kvdpb.PlacementCommand_AbortSplit:
 		return s.abortSplit(c.AbortSplit)
+	case *kvdpb.PlacementCommand_Auth:
+		return s.changeAuth(c.Auth)
 	}
 	return reject(kvdpb.PlacementResult_INVALID, "unknown command")
 }
@@ -237,6 +245,7 @@ func (s *State) Proto() *kvdpb.PlacementState {
 		p.Shards = append(p.Shards, s.shards[id])
 	}
 	p.Dead = slices.Sorted(maps.Keys(s.dead))
+	p.Auth = s.auth.Proto()
 	return p
 }
 
@@ -259,6 +268,10 @@ func (s *State) meta() *kvdpb.PlacementState {
 func StateFromProto(p *kvdpb.PlacementState) (*State, error) {
 	s := NewState()
 	s.setMeta(p)
+	var err error
+	if s.auth, err = authstate.FromProto(p.GetAuth()); err != nil {
+		return nil, fmt.Errorf("placement state: %w", err)
+	}
 	for _, m := range p.GetMembers() {
 		s.members[m.GetId()] = m
 	}

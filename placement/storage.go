@@ -67,6 +67,9 @@ func loadState(st Storage) (*State, error) {
 			// appended to here: merging keeps both.
 			return proto.UnmarshalOptions{Merge: true}.Unmarshal(value, p)
 		}
+		if known, err := loadAuth(p, name, value); known {
+			return err
+		}
 		kind, id, ok := parseName(name)
 		switch {
 		case !ok:
@@ -129,6 +132,13 @@ func (s *State) takeChanges() ([]Record, error) {
 	for id := range s.dirty.dead {
 		out = append(out, Record{recordName(deadKind, id), []byte{1}})
 	}
+	if err := s.takeAuth(add); err != nil {
+		return nil, err
+	}
+	for _, name := range s.dirty.auth.gone(s.auth) {
+		out = append(out, Record{Name: name})
+	}
+	s.dirty.auth.clear()
 	s.dirty.meta = false
 	clear(s.dirty.members)
 	clear(s.dirty.shards)
@@ -139,6 +149,7 @@ func (s *State) takeChanges() ([]Record, error) {
 // markAll makes every record of the state a change.
 func (s *State) markAll() {
 	s.dirty.meta = true
+	s.dirty.auth.markAll(s.auth)
 	for id := range s.members {
 		s.dirty.members[id] = struct{}{}
 	}

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/cockroachdb/datadriven"
+	"github.com/kvd-io/kvd/placement/authstate"
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/ownership"
 	"google.golang.org/protobuf/proto"
 )
@@ -21,6 +23,8 @@ type story struct {
 	log     [][]byte
 	members []*storyMember
 	out     []string
+	// authChanges counts the commands that changed auth.
+	authChanges uint64
 }
 
 type storyMember struct {
@@ -171,7 +175,11 @@ func (s *story) append(by uint64, c any) *kvdpb.PlacementResult {
 }
 
 func stampString(s ownership.Stamp, base time.Duration) string {
-	return fmt.Sprintf("epoch=%d reading=%v map=%d compact=%d", s.SeqEpoch, s.Reading-base, s.MapVersion, s.CompactRevision)
+	out := fmt.Sprintf("epoch=%d reading=%v map=%d compact=%d", s.SeqEpoch, s.Reading-base, s.MapVersion, s.CompactRevision)
+	if s.AuthVersion != 0 {
+		out += fmt.Sprintf(" auth=%d", s.AuthVersion)
+	}
+	return out
 }
 
 func (s *story) frameString(f storyFrame, to uint64) string {
@@ -181,13 +189,17 @@ func (s *story) frameString(f storyFrame, to uint64) string {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		return fmt.Sprintf("%d->%d ask lane=%d number=%d count=%d", f.from, to, a.lane, a.number, a.count)
+		out := fmt.Sprintf("%d->%d ask lane=%d number=%d count=%d", f.from, to, a.lane, a.number, a.count)
+		if a.auth != 0 {
+			out += fmt.Sprintf(" auth=%d", a.auth)
+		}
+		return out
 	case frameAnswer:
 		a, err := decodeAnswer(f.frame)
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		what := [...]string{"answered", "not serving", "not the sequencer"}[a.verdict]
+		what := [...]string{"answered", "not serving", "not the sequencer", "refused"}[a.verdict]
 		out := fmt.Sprintf("%d->%d %s lane=%d number=%d epoch=%d", f.from, to, what, a.lane, a.number, a.stamp.SeqEpoch)
 		if a.verdict == answered {
 			out += fmt.Sprintf(" first=%d", a.first)
@@ -303,7 +315,12 @@ func (s *story) run(d *datadriven.TestData) string {
 		if d.Cmd == "probe" {
 			l = probeLane
 		}
-		w, err := m.client.enqueue(l, n)
+		var auth uint64
+		d.MaybeScanArgs(s.t, "auth", &auth)
+		if d.HasArg("exempt") {
+			auth = shard.AuthExempt
+		}
+		w, err := m.client.enqueue(l, n, auth)
 		if err != nil {
 			s.say("%v", err)
 			break
@@ -312,10 +329,34 @@ func (s *story) run(d *datadriven.TestData) string {
 	case "try":
 		var n int64
 		d.ScanArgs(s.t, "n", &n)
-		if g, ok := m.seq.try(n); ok {
+		var auth uint64
+		d.MaybeScanArgs(s.t, "auth", &auth)
+		switch g, ok, err := m.seq.try(n, auth); {
+		case err != nil:
+			s.say("%v", err)
+		case ok:
 			s.say("%d, %s", g.First, stampString(g.Stamp, time.Duration(id)*time.Hour))
-		} else {
+		default:
 			s.say("no")
+		}
+	case "auth":
+		// a change of auth, as the owner has it applied
+		s.authChanges++
+		c := &kvdpb.AuthCommand{Id: s.authChanges, Checked: m.view.Auth.Version()}
+		switch {
+		case d.HasArg("on"):
+			c.Change = &kvdpb.AuthCommand_Switch{Switch: &kvdpb.AuthSwitch{On: true, Secret: make([]byte, authstate.SecretBytes)}}
+		case d.HasArg("user"):
+			c.Change = &kvdpb.AuthCommand_AddUser{AddUser: &kvdpb.AuthPutUser{Name: "root", NoPassword: true}}
+		case d.HasArg("grant"):
+			c.Change = &kvdpb.AuthCommand_GrantRole{GrantRole: &kvdpb.AuthGrant{User: "root", Role: "root"}}
+		case d.HasArg("role"):
+			c.Change = &kvdpb.AuthCommand_AddRole{AddRole: &kvdpb.AuthName{Name: fmt.Sprint("role", s.authChanges)}}
+		}
+		if res := s.append(id, c); res.Rejection != kvdpb.PlacementResult_NONE {
+			s.say("rejected: %s", res.Reason)
+		} else {
+			s.say("auth version %d", m.view.Auth.Version())
 		}
 	case "deliver", "drop", "duplicate":
 		frames := m.wire

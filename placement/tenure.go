@@ -218,6 +218,8 @@ func command(c any) *kvdpb.PlacementCommand {
 		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_ConfirmSeed{ConfirmSeed: c}}
 	case *kvdpb.AbortSplit:
 		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_AbortSplit{AbortSplit: c}}
+	case *kvdpb.AuthCommand:
+		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_Auth{Auth: c}}
 	}
 	return &kvdpb.PlacementCommand{}
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/kvd-io/kvd/placement/authstate"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard/ownership"
 )
@@ -28,6 +29,8 @@ type View struct {
 	CompactRevision int64
 	// Released is what the last Release left, until its successor serves.
 	Released *kvdpb.PlacementRelease
+	// Auth holds users and roles. It is never nil.
+	Auth *authstate.State
 
 	dead map[uint64]struct{}
 }
@@ -53,7 +56,7 @@ func (v *View) Dead(shard uint64) bool {
 // sameNews tells whether subscribers would learn nothing from v after old: only
 // the window or the applied index moved.
 func (v *View) sameNews(old *View) bool {
-	return old != nil && v.Map == old.Map && v.CompactRevision == old.CompactRevision &&
+	return old != nil && v.Map == old.Map && v.Auth == old.Auth && v.CompactRevision == old.CompactRevision &&
 		v.Ownership.Epoch == old.Ownership.Epoch && v.Ownership.Serving == old.Ownership.Serving &&
 		v.Ownership.Released == old.Ownership.Released
 }
@@ -68,6 +71,7 @@ func (s *State) view(old *View, index uint64) *View {
 		WindowEnd:       s.windowEnd,
 		CompactRevision: s.compactRevision,
 		Released:        s.released,
+		Auth:            s.auth,
 	}
 	if old != nil && old.Map.version == s.version && old.ClusterID == s.clusterID {
 		v.Map, v.Members, v.dead = old.Map, old.Members, old.dead

@@ -56,8 +56,8 @@ func (m *Member) closeManager() {
 // sequencer is the placement node in the words of package shard.
 type sequencer struct{ *placement.Node }
 
-func (s sequencer) Allocate(ctx context.Context, n int) (shard.Grant, error) {
-	g, err := s.Node.Allocate(ctx, n)
+func (s sequencer) Allocate(ctx context.Context, n int, auth uint64) (shard.Grant, error) {
+	g, err := s.Node.Allocate(ctx, n, auth)
 	return shard.Grant(g), err
 }
 

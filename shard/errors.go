@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // Errors that a Request may end in, beside etcd's own (package rpctypes) and
@@ -55,6 +56,11 @@ func (e *AmbiguousError) Unwrap() error { return e.Cause }
 // split has begun and the child does not serve yet. The router waits for a
 // newer range map.
 var ErrSpanMoving = errors.New("the keys are moving to another shard")
+
+// ErrOldAuth says that users, roles or permissions have changed since the request
+// was checked against them: nothing was written or answered. The gateway checks
+// again and sends the request anew. It is etcd's error of that meaning.
+var ErrOldAuth = rpctypes.ErrGRPCAuthOldRevision
 
 // errNotAllotted says that a revision to be resolved does not exist yet.
 var errNotAllotted = errors.New("the revision has not been allotted yet")

@@ -30,6 +30,8 @@ type fakeSequencer struct {
 		reading time.Duration
 		last    int64
 		compact int64
+		// auth is the auth version that answers carry.
+		auth uint64
 		// remote: no answer without a message. notServing: claimed only.
 		remote, notServing bool
 		// held: questions wait until it is closed; nil: they do not.
@@ -53,7 +55,7 @@ func (s *fakeSequencer) set(f func()) {
 }
 
 func (s *fakeSequencer) stampLocked() ownership.Stamp {
-	return ownership.Stamp{SeqEpoch: s.mu.epoch, Reading: s.mu.reading, CompactRevision: s.mu.compact}
+	return ownership.Stamp{SeqEpoch: s.mu.epoch, Reading: s.mu.reading, AuthVersion: s.mu.auth, CompactRevision: s.mu.compact}
 }
 
 // pass waits while questions are held.
@@ -73,7 +75,7 @@ func (s *fakeSequencer) pass(ctx context.Context) error {
 	}
 }
 
-func (s *fakeSequencer) Allocate(ctx context.Context, n int) (Grant, error) {
+func (s *fakeSequencer) Allocate(ctx context.Context, n int, auth uint64) (Grant, error) {
 	if err := s.pass(ctx); err != nil {
 		return Grant{}, err
 	}
@@ -81,6 +83,9 @@ func (s *fakeSequencer) Allocate(ctx context.Context, n int) (Grant, error) {
 	defer s.mu.Unlock()
 	if s.mu.notServing {
 		return Grant{}, &ownership.ErrNotServing{SeqEpoch: s.mu.epoch}
+	}
+	if auth != s.mu.auth && auth != AuthExempt {
+		return Grant{}, ErrOldAuth
 	}
 	g := Grant{First: s.mu.last + 1, Stamp: s.stampLocked()}
 	s.mu.last += int64(n)

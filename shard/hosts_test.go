@@ -59,9 +59,9 @@ func (s *runningSequencer) tick() {
 	s.set(func() { s.mu.reading = time.Since(s.start) })
 }
 
-func (s *runningSequencer) Allocate(ctx context.Context, n int) (Grant, error) {
+func (s *runningSequencer) Allocate(ctx context.Context, n int, auth uint64) (Grant, error) {
 	s.tick()
-	return s.fakeSequencer.Allocate(ctx, n)
+	return s.fakeSequencer.Allocate(ctx, n, auth)
 }
 
 func (s *runningSequencer) Current(ctx context.Context) (Grant, error) {

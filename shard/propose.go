@@ -62,7 +62,7 @@ func (p *pipeline) gather() (writes []*write, ticket uint64) {
 			w := p.mu.queue[n]
 			if w.req.Ctx.Err() != nil {
 				gone = append(gone, w)
-			} else if len(writes) > 0 && size+w.effectBytes > l.BatchBytes {
+			} else if len(writes) > 0 && (size+w.effectBytes > l.BatchBytes || w.req.Auth != writes[0].req.Auth) {
 				break
 			} else {
 				size += w.effectBytes
@@ -89,7 +89,11 @@ func (p *pipeline) gather() (writes []*write, ticket uint64) {
 // allot gets revisions for gathered writes and puts them in flight. It returns
 // neither batch nor error if the tenure ended meanwhile.
 func (p *pipeline) allot(writes []*write, ticket uint64) (*batch, error) {
-	grant, err := p.t.r.cfg.Sequencer.Allocate(p.t.ctx, len(writes))
+	grant, err := p.t.r.cfg.Sequencer.Allocate(p.t.ctx, len(writes), writes[0].req.Auth)
+	if errors.Is(err, ErrOldAuth) {
+		p.unchecked(writes)
+		return nil, nil
+	}
 	if err != nil {
 		p.refused(writes)
 		return nil, err
@@ -134,6 +138,19 @@ func (p *pipeline) launchLocked(b *batch) {
 	b.proposal = nil
 	p.mu.nextSeq++
 	p.mu.inflight = append(p.mu.inflight, b)
+}
+
+// unchecked ends writes that were checked under another version of auth than
+// the present one. They got no revisions.
+func (p *pipeline) unchecked(writes []*write) {
+	p.mu.Lock()
+	p.mu.asking = 0
+	p.settledLocked()
+	p.mu.Unlock()
+	for _, w := range writes {
+		w.abandon(ErrOldAuth)
+	}
+	p.kick()
 }
 
 // refused puts writes that got no revisions back to the head of the queue, or

@@ -113,6 +113,10 @@ func (r *read) confirmed(g Grant, err error) {
 		r.done(nil, err)
 		return
 	}
+	if !r.req.checked(g.Stamp.AuthVersion) {
+		r.done(nil, ErrOldAuth)
+		return
+	}
 	r.grant = g
 	switch r.t.latches.WaitWriters(&r.guard, r.spans, r) {
 	case latch.Closed:

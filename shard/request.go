@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"math"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/shard/ownership"
@@ -34,10 +35,22 @@ type Request struct {
 	// owner ask for a reading of its own, a round trip more.
 	ReadStamp ownership.Stamp
 
+	// Auth is the auth version (ownership.Stamp.AuthVersion) under which the gateway
+	// found the request to be permitted; zero: auth was off. AuthExempt is for
+	// requests that no client made. In any other version the request ends in
+	// ErrOldAuth, before it is answered or gets a revision.
+	Auth uint64
+
 	// Done is called exactly once, possibly before Do returns, on whatever
 	// goroutine finished the request. It must not block.
 	Done func(*Reply, error)
 }
+
+// AuthExempt is the auth version of requests that need no permission.
+const AuthExempt = math.MaxUint64
+
+// checked tells whether the request was checked under the version of a stamp.
+func (r *Request) checked(version uint64) bool { return r.Auth == version || r.Auth == AuthExempt }
 
 // Reply answers a Request.
 type Reply struct {

@@ -21,7 +21,10 @@ type Grant struct {
 type Sequencer interface {
 	// Allocate allots n consecutive revisions, Grant.First the smallest of them.
 	// An error means that whatever was allotted will never be used by anybody.
-	Allocate(ctx context.Context, n int) (Grant, error)
+	// auth is the auth version under which the writers were checked (see
+	// Request.Auth): ErrOldAuth says that it is not the present one, and nothing
+	// was allotted.
+	Allocate(ctx context.Context, n int, auth uint64) (Grant, error)
 	// Current answers the largest revision that was allotted so far.
 	Current(ctx context.Context) (Grant, error)
 	// TryCurrent is Current where it needs no message, which is when the

@@ -235,6 +235,7 @@ func (s *story) sequencer() string {
 		s.scan("epoch", &m.epoch)
 		s.scan("last", &m.last)
 		s.scan("compact", &m.compact)
+		s.scan("auth", &m.auth)
 		var ms int
 		if s.d.MaybeScanArgs(s.t, "reading", &ms) {
 			m.reading = time.Duration(ms) * time.Millisecond
@@ -337,6 +338,10 @@ func (s *story) begin() (*storyRequest, context.Context) {
 func (s *story) send(req *Request) string {
 	r, ctx := s.begin()
 	req.Ctx = ctx
+	s.scan("auth", &req.Auth)
+	if s.d.HasArg("exempt") {
+		req.Auth = AuthExempt
+	}
 	req.Done = func(reply *Reply, err error) { r.done <- describe(reply, err) }
 	s.node().replica.Do(req)
 	return ""

@@ -184,6 +184,9 @@ func (w *write) answerRead() {
 		if err == nil && !w.t.serves() {
 			err = w.r.notOwner()
 		}
+		if err == nil && !w.req.checked(g.Stamp.AuthVersion) {
+			err = ErrOldAuth
+		}
 		if err != nil {
 			w.abandon(err)
 			return

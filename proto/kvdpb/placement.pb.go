@@ -36,25 +36,30 @@ const (
 	// DEPOSED: the ownership under which the command was proposed does not stand
 	// or does not serve. It had no effect and may be sent to the owner.
 	PlacementResult_DEPOSED PlacementResult_Rejection = 5
+	// AUTH_REFUSED: a change of users and roles that etcd would refuse; the reason
+	// is etcd's text.
+	PlacementResult_AUTH_REFUSED PlacementResult_Rejection = 20
 )
 
 // Enum value maps for PlacementResult_Rejection.
 var (
 	PlacementResult_Rejection_name = map[int32]string{
-		0: "NONE",
-		1: "STALE",
-		2: "NOT_FOUND",
-		3: "INVALID",
-		4: "COMPACTED",
-		5: "DEPOSED",
+		0:  "NONE",
+		1:  "STALE",
+		2:  "NOT_FOUND",
+		3:  "INVALID",
+		4:  "COMPACTED",
+		5:  "DEPOSED",
+		20: "AUTH_REFUSED",
 	}
 	PlacementResult_Rejection_value = map[string]int32{
-		"NONE":      0,
-		"STALE":     1,
-		"NOT_FOUND": 2,
-		"INVALID":   3,
-		"COMPACTED": 4,
-		"DEPOSED":   5,
+		"NONE":         0,
+		"STALE":        1,
+		"NOT_FOUND":    2,
+		"INVALID":      3,
+		"COMPACTED":    4,
+		"DEPOSED":      5,
+		"AUTH_REFUSED": 20,
 	}
 )
 
@@ -104,6 +109,7 @@ type PlacementCommand struct {
 	//	*PlacementCommand_BeginSplit
 	//	*PlacementCommand_ConfirmSeed
 	//	*PlacementCommand_AbortSplit
+	//	*PlacementCommand_Auth
 	Command       isPlacementCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -243,6 +249,15 @@ func (x *PlacementCommand) GetAbortSplit() *AbortSplit {
 	return nil
 }
 
+func (x *PlacementCommand) GetAuth() *AuthCommand {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_Auth); ok {
+			return x.Auth
+		}
+	}
+	return nil
+}
+
 type isPlacementCommand_Command interface {
 	isPlacementCommand_Command()
 }
@@ -287,6 +302,10 @@ type PlacementCommand_AbortSplit struct {
 	AbortSplit *AbortSplit `protobuf:"bytes,10,opt,name=abort_split,json=abortSplit,proto3,oneof"`
 }
 
+type PlacementCommand_Auth struct {
+	Auth *AuthCommand `protobuf:"bytes,20,opt,name=auth,proto3,oneof"`
+}
+
 func (*PlacementCommand_Init) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_Claim) isPlacementCommand_Command() {}
@@ -306,6 +325,8 @@ func (*PlacementCommand_BeginSplit) isPlacementCommand_Command() {}
 func (*PlacementCommand_ConfirmSeed) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_AbortSplit) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_Auth) isPlacementCommand_Command() {}
 
 // PlacementInit is the first entry: what --initial-cluster says.
 type PlacementInit struct {
@@ -973,6 +994,7 @@ type PlacementState struct {
 	// serves.
 	Released      *PlacementRelease `protobuf:"bytes,10,opt,name=released,proto3" json:"released,omitempty"`
 	Initialized   bool              `protobuf:"varint,11,opt,name=initialized,proto3" json:"initialized,omitempty"`
+	Auth          *AuthState        `protobuf:"bytes,20,opt,name=auth,proto3" json:"auth,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1084,11 +1106,18 @@ func (x *PlacementState) GetInitialized() bool {
 	return false
 }
 
+func (x *PlacementState) GetAuth() *AuthState {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
 var File_kvdpb_placement_proto protoreflect.FileDescriptor
 
 const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
-	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\"\xbf\x04\n" +
+	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x10kvdpb/auth.proto\x1a\x0fkvdpb/kvd.proto\"\xe9\x04\n" +
 	"\x10PlacementCommand\x12\x14\n" +
 	"\x05epoch\x18\v \x01(\x04R\x05epoch\x12*\n" +
 	"\x04init\x18\x01 \x01(\v2\x14.kvdpb.PlacementInitH\x00R\x04init\x12$\n" +
@@ -1103,7 +1132,8 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\fconfirm_seed\x18\t \x01(\v2\x12.kvdpb.ConfirmSeedH\x00R\vconfirmSeed\x124\n" +
 	"\vabort_split\x18\n" +
 	" \x01(\v2\x11.kvdpb.AbortSplitH\x00R\n" +
-	"abortSplitB\t\n" +
+	"abortSplit\x12(\n" +
+	"\x04auth\x18\x14 \x01(\v2\x12.kvdpb.AuthCommandH\x00R\x04authB\t\n" +
 	"\acommand\"\x82\x01\n" +
 	"\rPlacementInit\x12\x1d\n" +
 	"\n" +
@@ -1144,7 +1174,7 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\x06member\x18\x02 \x01(\x04R\x06member\"\"\n" +
 	"\n" +
 	"AbortSplit\x12\x14\n" +
-	"\x05child\x18\x01 \x01(\x04R\x05child\"\xbb\x02\n" +
+	"\x05child\x18\x01 \x01(\x04R\x05child\"\xcd\x02\n" +
 	"\x0fPlacementResult\x12>\n" +
 	"\trejection\x18\x01 \x01(\x0e2 .kvdpb.PlacementResult.RejectionR\trejection\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x121\n" +
@@ -1152,14 +1182,15 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"descriptor\x18\x03 \x01(\v2\x11.kvdpb.DescriptorR\n" +
 	"descriptor\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12)\n" +
-	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\"X\n" +
+	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\"j\n" +
 	"\tRejection\x12\b\n" +
 	"\x04NONE\x10\x00\x12\t\n" +
 	"\x05STALE\x10\x01\x12\r\n" +
 	"\tNOT_FOUND\x10\x02\x12\v\n" +
 	"\aINVALID\x10\x03\x12\r\n" +
 	"\tCOMPACTED\x10\x04\x12\v\n" +
-	"\aDEPOSED\x10\x05\"\xa1\x03\n" +
+	"\aDEPOSED\x10\x05\x12\x10\n" +
+	"\fAUTH_REFUSED\x10\x14\"\xc7\x03\n" +
 	"\x0ePlacementState\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x18\n" +
@@ -1175,7 +1206,8 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\townership\x18\t \x01(\v2\x10.kvdpb.OwnershipR\townership\x123\n" +
 	"\breleased\x18\n" +
 	" \x01(\v2\x17.kvdpb.PlacementReleaseR\breleased\x12 \n" +
-	"\vinitialized\x18\v \x01(\bR\vinitialized2H\n" +
+	"\vinitialized\x18\v \x01(\bR\vinitialized\x12$\n" +
+	"\x04auth\x18\x14 \x01(\v2\x10.kvdpb.AuthStateR\x04auth2H\n" +
 	"\tPlacement\x12;\n" +
 	"\x06Update\x12\x17.kvdpb.PlacementCommand\x1a\x16.kvdpb.PlacementResult\"\x00B#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
@@ -1209,9 +1241,11 @@ var file_kvdpb_placement_proto_goTypes = []any{
 	(*PlacementResult)(nil),        // 12: kvdpb.PlacementResult
 	(*PlacementState)(nil),         // 13: kvdpb.PlacementState
 	(*Claim)(nil),                  // 14: kvdpb.Claim
-	(*Member)(nil),                 // 15: kvdpb.Member
-	(*Descriptor)(nil),             // 16: kvdpb.Descriptor
-	(*Ownership)(nil),              // 17: kvdpb.Ownership
+	(*AuthCommand)(nil),            // 15: kvdpb.AuthCommand
+	(*Member)(nil),                 // 16: kvdpb.Member
+	(*Descriptor)(nil),             // 17: kvdpb.Descriptor
+	(*Ownership)(nil),              // 18: kvdpb.Ownership
+	(*AuthState)(nil),              // 19: kvdpb.AuthState
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
 	2,  // 0: kvdpb.PlacementCommand.init:type_name -> kvdpb.PlacementInit
@@ -1224,23 +1258,25 @@ var file_kvdpb_placement_proto_depIdxs = []int32{
 	9,  // 7: kvdpb.PlacementCommand.begin_split:type_name -> kvdpb.BeginSplit
 	10, // 8: kvdpb.PlacementCommand.confirm_seed:type_name -> kvdpb.ConfirmSeed
 	11, // 9: kvdpb.PlacementCommand.abort_split:type_name -> kvdpb.AbortSplit
-	15, // 10: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
-	16, // 11: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	6,  // 12: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
-	15, // 13: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
-	0,  // 14: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
-	16, // 15: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
-	15, // 16: kvdpb.PlacementState.members:type_name -> kvdpb.Member
-	16, // 17: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
-	17, // 18: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	5,  // 19: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
-	1,  // 20: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	12, // 21: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
-	21, // [21:22] is the sub-list for method output_type
-	20, // [20:21] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	15, // 10: kvdpb.PlacementCommand.auth:type_name -> kvdpb.AuthCommand
+	16, // 11: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
+	17, // 12: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
+	6,  // 13: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	16, // 14: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
+	0,  // 15: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
+	17, // 16: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
+	16, // 17: kvdpb.PlacementState.members:type_name -> kvdpb.Member
+	17, // 18: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
+	18, // 19: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
+	5,  // 20: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	19, // 21: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
+	1,  // 22: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
+	12, // 23: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	23, // [23:24] is the sub-list for method output_type
+	22, // [22:23] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_placement_proto_init() }
@@ -1248,6 +1284,7 @@ func file_kvdpb_placement_proto_init() {
 	if File_kvdpb_placement_proto != nil {
 		return
 	}
+	file_kvdpb_auth_proto_init()
 	file_kvdpb_kvd_proto_init()
 	file_kvdpb_placement_proto_msgTypes[0].OneofWrappers = []any{
 		(*PlacementCommand_Init)(nil),
@@ -1260,6 +1297,7 @@ func file_kvdpb_placement_proto_init() {
 		(*PlacementCommand_BeginSplit)(nil),
 		(*PlacementCommand_ConfirmSeed)(nil),
 		(*PlacementCommand_AbortSplit)(nil),
+		(*PlacementCommand_Auth)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
