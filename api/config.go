@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
 	"github.com/kvd-io/kvd/watch"
+	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -93,6 +94,24 @@ type Config struct {
 	// is any time.
 	SlowRequest time.Duration
 	EnablePprof bool
+
+	// Gateway serves the JSON gateway. CORS are the origins and HostWhitelist the
+	// host names that HTTP pages answer to; empty, or with "*", is all.
+	Gateway             bool
+	CORS, HostWhitelist []string
+	// Alarms are the alarms that are active; nil is none ever.
+	Alarms func() []*pb.AlarmMember
+	// CertificateNames says whether names of client certificates count as users;
+	// nil is never.
+	CertificateNames func() bool
+	// LogLevel, if set, can be looked at and changed by HTTP.
+	LogLevel *zap.AtomicLevel
+	// Debug serves traces of requests at /debug/requests and /debug/events.
+	Debug bool
+	// Histograms adds the durations of all gRPC methods to the metrics.
+	Histograms bool
+	// Collectors are the metrics of the other parts of the member.
+	Collectors []prometheus.Collector
 }
 
 const (
@@ -137,6 +156,12 @@ func (c *Config) fill() error {
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
+	}
+	if c.Alarms == nil {
+		c.Alarms = func() []*pb.AlarmMember { return nil }
+	}
+	if c.CertificateNames == nil {
+		c.CertificateNames = func() bool { return false }
 	}
 	return errors.Join(errs...)
 }

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -40,6 +41,8 @@ type fakeRouter struct {
 	err   error
 	block chan struct{}
 	split []byte
+	// told is the metadata of the last call of Do.
+	told metadata.MD
 }
 
 func newFakeRouter() *fakeRouter {
@@ -49,6 +52,7 @@ func newFakeRouter() *fakeRouter {
 func (r *fakeRouter) Do(ctx context.Context, req proto.Message, raw []byte) (router.Response, error) {
 	r.mu.Lock()
 	block := r.block
+	r.told, _ = metadata.FromIncomingContext(ctx)
 	r.mu.Unlock()
 	if block != nil {
 		select {
@@ -243,6 +247,7 @@ func newFixture(t testing.TB, edit func(*Config)) *fixture {
 	}
 	f.server, err = New(cfg)
 	require.NoError(t, err)
+	require.NoError(t, f.server.StartMetrics())
 	require.NoError(t, f.server.Start())
 	t.Cleanup(func() { f.server.Stop(0) })
 	if !cfg.Ports[0].Secure {

@@ -18,7 +18,7 @@ type kvServer struct {
 	router          Router
 	gate            *gate
 	stats           *callStats
-	slow            *slowLog
+	meters          *meters
 	maxTxnOps       int
 	maxRequestBytes int
 }
@@ -61,7 +61,8 @@ func kvMethod[T any, M interface {
 }](stat callStat, newCall func() *kvCall[T], check func(*kvServer, M, int) error) methodHandler {
 	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		s, began := srv.(*kvServer), time.Now()
-		s.stats.started(stat)
+		stats := s.stats.kv[stat]
+		stats.started()
 		c := newCall()
 		m := M(&c.msg)
 		c.req.Message = m
@@ -72,8 +73,10 @@ func kvMethod[T any, M interface {
 		if err == nil {
 			err = s.serve(ctx, m, c.req.Raw, &c.reply)
 		}
-		s.stats.handled(stat, err)
-		s.slow.done(ctx, stat, began, len(c.req.Raw), err)
+		took := time.Since(began)
+		stats.handled(err, took)
+		s.meters.request(ctx, stat, took, err)
+		s.stats.slow.done(ctx, slowCall{method: stats, began: began, took: took, req: m, requestBytes: len(c.req.Raw), responseBytes: c.reply.Size(), err: err})
 		if err != nil {
 			return nil, err
 		}
@@ -128,18 +131,21 @@ func (s *kvServer) checkSize(size int) error {
 }
 
 func compactMethod(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-	s := srv.(*kvServer)
-	s.stats.started(statCompact)
-	resp, err := s.compact(ctx, dec)
-	s.stats.handled(statCompact, err)
+	s, began := srv.(*kvServer), time.Now()
+	stats, req := s.stats.kv[statCompact], &pb.CompactionRequest{}
+	stats.started()
+	resp, err := s.compact(ctx, req, dec)
+	took := time.Since(began)
+	stats.handled(err, took)
+	s.meters.request(ctx, statCompact, took, err)
+	s.stats.slow.done(ctx, slowCall{method: stats, began: began, took: took, req: req, err: err})
 	if err != nil {
 		return nil, err
 	}
 	return resp, nil
 }
 
-func (s *kvServer) compact(ctx context.Context, dec func(any) error) (*pb.CompactionResponse, error) {
-	req := &pb.CompactionRequest{}
+func (s *kvServer) compact(ctx context.Context, req *pb.CompactionRequest, dec func(any) error) (*pb.CompactionResponse, error) {
 	if err := dec(req); err != nil {
 		return nil, err
 	}

@@ -35,8 +35,10 @@ const (
 type Server struct {
 	cfg      Config
 	stats    callStats
+	meters   meters
 	registry *prometheus.Registry
 	gate     *gate
+	gateway  *gateway
 	grpc     *grpc.Server
 	health   *health.Server
 	pagesSrv *http.Server
@@ -61,11 +63,21 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, registry: prometheus.NewRegistry(), gate: newGate(cfg.Cluster), health: health.NewServer()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.registry.MustRegister(collector{s})
+	s.stats.slow = &slowLog{log: cfg.Logger, after: cfg.SlowRequest}
+	s.meters.prepare()
 	s.grpc = grpc.NewServer(s.options()...)
 	s.register()
-	s.pagesSrv = &http.Server{Handler: s.pages(false), ReadHeaderTimeout: readHeaderTimeout, ErrorLog: zap.NewStdLog(zap.NewNop())}
-	s.metrics = &http.Server{Handler: s.pages(true), ReadHeaderTimeout: readHeaderTimeout, ErrorLog: zap.NewStdLog(zap.NewNop())}
+	s.stats.prepare(s.grpc.GetServiceInfo(), cfg.Histograms)
+	if err := s.registerMetrics(); err != nil {
+		return nil, errors.Join(err, s.abandon())
+	}
+	if cfg.Gateway {
+		var err error
+		if s.gateway, err = newGateway(); err != nil {
+			return nil, errors.Join(err, s.abandon())
+		}
+	}
+	s.pagesSrv, s.metrics = newHTTPServer(s.pages(false)), newHTTPServer(s.pages(true))
 	if len(cfg.Ports) > 0 {
 		addr := cfg.Ports[0].Addr()
 		s.grpcConns, s.httpConns, s.metricsConns = newHanded(addr), newHanded(addr), newHanded(addr)
@@ -86,9 +98,25 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+func newHTTPServer(pages http.Handler) *http.Server {
+	// Errors of clients are no news.
+	quiet := zap.NewStdLog(zap.NewNop())
+	return &http.Server{Handler: pages, ReadHeaderTimeout: readHeaderTimeout, ErrorLog: quiet, ConnContext: withTLSState}
+}
+
+// abandon closes what New was given.
+func (s *Server) abandon() error {
+	s.cancel()
+	var errs []error
+	for _, p := range s.cfg.Ports {
+		errs = append(errs, p.Listener.Close())
+	}
+	return errors.Join(errs...)
+}
+
 func (s *Server) options() []grpc.ServerOption {
 	opts := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec.Codec{}),
+		grpc.ForceServerCodecV2(codec.Codec{Bytes: &s.meters.bytes}),
 		grpc.Creds(doneHandshakes{}),
 		grpc.MaxRecvMsgSize(int(min(uint64(s.cfg.MaxRequestBytes)+overheadBytes, math.MaxInt32))),
 		grpc.MaxSendMsgSize(math.MaxInt32),
@@ -96,8 +124,8 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
-		grpc.ChainUnaryInterceptor(s.gate.interceptUnary),
-		grpc.ChainStreamInterceptor(s.gate.interceptStream),
+		grpc.ChainUnaryInterceptor(s.stats.interceptUnary, s.meters.interceptUnary, s.gate.interceptUnary),
+		grpc.ChainStreamInterceptor(s.stats.interceptStream, s.meters.interceptStream, s.gate.interceptStream),
 		grpc.UnknownServiceHandler(unimplemented),
 	}
 	if s.cfg.KeepAliveMinTime > 0 {
@@ -112,8 +140,7 @@ func (s *Server) options() []grpc.ServerOption {
 func (s *Server) register() {
 	h := headers{member: s.cfg.Member, cluster: s.cfg.Cluster}
 	s.grpc.RegisterService(kvDesc(), &kvServer{
-		headers: h, router: s.cfg.Router, gate: s.gate, stats: &s.stats,
-		slow:      &slowLog{log: s.cfg.Logger, after: s.cfg.SlowRequest},
+		headers: h, router: s.cfg.Router, gate: s.gate, stats: &s.stats, meters: &s.meters,
 		maxTxnOps: int(s.cfg.MaxTxnOps), maxRequestBytes: int(s.cfg.MaxRequestBytes),
 	})
 	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher})
@@ -123,26 +150,57 @@ func (s *Server) register() {
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 }
 
-// Start serves until Stop.
+// StartMetrics serves the ports for metrics and health alone, until Stop. It may
+// be called before Start, when the member is not ready yet.
+func (s *Server) StartMetrics() error {
+	if s.ctx.Err() != nil {
+		return errStopped
+	}
+	if len(s.ports) == 0 {
+		return nil
+	}
+	s.spawn("metrics server", func() error { return ignoreClosed(s.metrics.Serve(s.metricsConns)) })
+	for _, p := range s.ports {
+		if p.Metrics {
+			s.startPort(p)
+		}
+	}
+	return nil
+}
+
+var errStopped = errors.New("api: server was stopped")
+
+// Start serves clients until Stop.
 func (s *Server) Start() error {
 	if s.ctx.Err() != nil {
-		return errors.New("api: server was stopped")
+		return errStopped
 	}
 	s.spawn("watch on leaders", func() error { s.gate.run(s.ctx, s.cfg.ElectionTimeout); return nil })
+	if s.gateway != nil {
+		s.spawn("JSON gateway", func() error { return s.grpc.Serve(s.gateway.pipe) })
+	}
 	if len(s.ports) > 0 {
 		s.spawn("gRPC server", func() error { return s.grpc.Serve(s.grpcConns) })
 		s.spawn("HTTP server", func() error { return ignoreClosed(s.pagesSrv.Serve(s.httpConns)) })
-		s.spawn("metrics server", func() error { return ignoreClosed(s.metrics.Serve(s.metricsConns)) })
 	}
 	for _, p := range s.ports {
-		s.spawn(fmt.Sprintf("client port %s", p.Addr()), p.serve)
-		message := "serving client traffic insecurely; this is strongly discouraged!"
-		if p.Secure {
-			message = "serving client traffic securely"
+		if !p.Metrics {
+			s.startPort(p)
 		}
-		s.cfg.Logger.Info(message, zap.String("traffic", traffic(p.Port)), zap.String("address", p.Addr().String()))
 	}
 	return nil
+}
+
+func (s *Server) startPort(p *port) {
+	s.spawn(fmt.Sprintf("client port %s", p.Addr()), p.serve)
+	message := "serving client traffic insecurely; this is strongly discouraged!"
+	switch {
+	case p.Metrics:
+		message = "serving metrics"
+	case p.Secure:
+		message = "serving client traffic securely"
+	}
+	s.cfg.Logger.Info(message, zap.String("traffic", traffic(p.Port)), zap.String("address", p.Addr().String()))
 }
 
 func traffic(p Port) string {
@@ -197,6 +255,9 @@ func (s *Server) Stop(grace time.Duration) {
 		case <-timer.C:
 			s.grpc.Stop()
 			<-stopped
+		}
+		if s.gateway != nil {
+			s.gateway.close()
 		}
 		for _, h := range []*http.Server{s.pagesSrv, s.metrics} {
 			// Pages are not worth waiting for.

@@ -97,7 +97,7 @@ func TestChecksAreEtcds(t *testing.T) {
 	f.router.err = rpctypes.ErrGRPCNoSpace
 	_, err = kv.Put(ctx, &pb.PutRequest{Key: []byte("a")})
 	code(err, rpctypes.ErrGRPCNoSpace)
-	require.NotZero(t, f.server.stats.ended[statPut][codes.ResourceExhausted].Load())
+	require.NotZero(t, f.server.stats.kv[statPut].ended[codes.ResourceExhausted].Load())
 }
 
 func TestRangeStream(t *testing.T) {
@@ -311,7 +311,7 @@ func TestStopWaitsForRequests(t *testing.T) {
 		_, err := f.client.Put(context.Background(), "k", "v")
 		done <- err
 	}()
-	require.Eventually(t, func() bool { return f.server.stats.begun[statPut].Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.server.stats.kv[statPut].begun.Load() == 1 }, 5*time.Second, time.Millisecond)
 	stopped := make(chan struct{})
 	go func() { f.server.Stop(10 * time.Second); close(stopped) }()
 	select {
@@ -335,7 +335,7 @@ func TestSlowRequestsAreLogged(t *testing.T) {
 	require.NotZero(t, n)
 	require.Less(t, n, 20*slowPerSecond)
 	l := &slowLog{log: zap.NewNop(), after: 0}
-	l.done(context.Background(), statPut, time.Time{}, 1, nil)
+	l.done(context.Background(), slowCall{method: &methodStats{}, took: time.Hour})
 	require.Zero(t, l.count.Load())
 }
 

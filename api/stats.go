@@ -1,9 +1,14 @@
 package api
 
 import (
+	"context"
+	"slices"
+	"strings"
 	"sync/atomic"
+	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/kvd-io/kvd/internal/histogram"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -20,22 +25,30 @@ const (
 	numStats
 )
 
+const kvServiceName = "etcdserverpb.KV"
+
 var statNames = [numStats]string{"Range", "Put", "DeleteRange", "Txn", "Compact"}
 
 // numCodes is how many gRPC codes there are; others count as Unknown.
 const numCodes = int(codes.Unauthenticated) + 1
 
-// callStats counts the calls of the fast path, as go-grpc-middleware's
-// interceptor, which etcd uses, would: under the same names, at the price of two
-// additions.
-type callStats struct {
-	begun [numStats]atomic.Uint64
-	ended [numStats][numCodes]atomic.Uint64
+// methodStats counts the calls of one method, as go-grpc-middleware's
+// interceptor, which etcd uses, would: under the same names, at the price of a
+// few additions.
+type methodStats struct {
+	service, name, kind   string
+	begun, received, sent atomic.Uint64
+	ended                 [numCodes]atomic.Uint64
+	// durations is nil unless histograms are wanted.
+	durations *histogram.Histogram
 }
 
-func (s *callStats) started(stat callStat) { s.begun[stat].Add(1) }
+// full is the method's name as gRPC has it.
+func (m *methodStats) full() string { return "/" + m.service + "/" + m.name }
 
-func (s *callStats) handled(stat callStat, err error) {
+func (m *methodStats) started() { m.begun.Add(1) }
+
+func (m *methodStats) handled(err error, took time.Duration) {
 	code := 0
 	if err != nil {
 		if code = int(status.Code(err)); code == int(codes.Unknown) {
@@ -45,60 +58,115 @@ func (s *callStats) handled(stat callStat, err error) {
 			code = int(codes.Unknown)
 		}
 	}
-	s.ended[stat][code].Add(1)
+	m.ended[code].Add(1)
+	m.durations.Observe(took)
 }
 
-var (
-	startedDesc = prometheus.NewDesc("grpc_server_started_total", "Total number of RPCs started on the server.",
-		[]string{"grpc_type", "grpc_service", "grpc_method"}, nil)
-	handledDesc = prometheus.NewDesc("grpc_server_handled_total", "Total number of RPCs completed on the server, regardless of success or failure.",
-		[]string{"grpc_type", "grpc_service", "grpc_method", "grpc_code"}, nil)
-	hasLeaderDesc = prometheus.NewDesc("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not.", nil, nil)
-	isLeaderDesc  = prometheus.NewDesc("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", nil, nil)
-	dbSizeDesc    = prometheus.NewDesc("etcd_mvcc_db_total_size_in_bytes", "Total size of the underlying database physically allocated in bytes.", nil, nil)
-	dbInUseDesc   = prometheus.NewDesc("etcd_mvcc_db_total_size_in_use_in_bytes", "Total size of the underlying database logically in use in bytes.", nil, nil)
-	quotaDesc     = prometheus.NewDesc("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", nil, nil)
-	revisionDesc  = prometheus.NewDesc("etcd_debugging_mvcc_current_revision", "The current revision of store.", nil, nil)
+// callStats counts the calls of all methods.
+type callStats struct {
+	// kv are the methods of the fast path, which count themselves.
+	kv [numStats]*methodStats
+	// all is not changed any more once the server serves.
+	all  map[string]*methodStats
+	slow *slowLog
+}
+
+// Bounds of the histogram of gRPC methods: Prometheus's default ones begin at 5
+// ms, which is more than most requests take here.
+const (
+	lowestCall  = 250 * time.Microsecond
+	callBuckets = 16
 )
 
-// collector shows what a member counts anyway, when it is asked.
-type collector struct {
-	s *Server
-}
-
-// Describe implements prometheus.Collector.
-func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{startedDesc, handledDesc, hasLeaderDesc, isLeaderDesc, dbSizeDesc, dbInUseDesc, quotaDesc, revisionDesc} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c collector) Collect(ch chan<- prometheus.Metric) {
-	for stat, name := range statNames {
-		ch <- prometheus.MustNewConstMetric(startedDesc, prometheus.CounterValue, float64(c.s.stats.begun[stat].Load()),
-			"unary", "etcdserverpb.KV", name)
-		for code := range numCodes {
-			if n := c.s.stats.ended[stat][code].Load(); n > 0 || code == 0 {
-				ch <- prometheus.MustNewConstMetric(handledDesc, prometheus.CounterValue, float64(n),
-					"unary", "etcdserverpb.KV", name, codes.Code(code).String())
+// prepare makes room for the methods of the services that are registered.
+func (s *callStats) prepare(services map[string]grpc.ServiceInfo, histograms bool) {
+	s.all = make(map[string]*methodStats)
+	for service, info := range services {
+		for _, m := range info.Methods {
+			stats := &methodStats{service: service, name: m.Name, kind: methodKind(m)}
+			if histograms {
+				stats.durations = histogram.New(lowestCall, callBuckets)
 			}
+			s.all[stats.full()] = stats
 		}
 	}
-	gauge := func(d *prometheus.Desc, v float64) { ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) }
-	flag := func(d *prometheus.Desc, on bool) {
-		v := 0.0
-		if on {
-			v = 1
-		}
-		gauge(d, v)
+	for stat, name := range statNames {
+		s.kv[stat] = s.all["/"+kvServiceName+"/"+name]
 	}
-	leader := c.s.cfg.Cluster.SequencerMember()
-	flag(hasLeaderDesc, leader != 0)
-	flag(isLeaderDesc, leader == c.s.cfg.Member)
-	st := c.s.cfg.Storage()
-	gauge(dbSizeDesc, float64(st.DiskBytes))
-	gauge(dbInUseDesc, float64(st.LiveBytes))
-	gauge(quotaDesc, float64(c.s.cfg.QuotaBytes))
-	gauge(revisionDesc, float64(st.Revision))
+}
+
+func methodKind(m grpc.MethodInfo) string {
+	switch {
+	case m.IsClientStream && m.IsServerStream:
+		return "bidi_stream"
+	case m.IsClientStream:
+		return "client_stream"
+	case m.IsServerStream:
+		return "server_stream"
+	}
+	return "unary"
+}
+
+// methods are all methods in the order of their names.
+func (s *callStats) methods() []*methodStats {
+	all := make([]*methodStats, 0, len(s.all))
+	for _, m := range s.all {
+		all = append(all, m)
+	}
+	slices.SortFunc(all, func(a, b *methodStats) int {
+		return strings.Compare(a.full(), b.full())
+	})
+	return all
+}
+
+// interceptUnary counts what does not take the fast path.
+func (s *callStats) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	began, m := time.Now(), s.all[info.FullMethod]
+	if m == nil {
+		return handler(ctx, req)
+	}
+	m.started()
+	m.received.Add(1)
+	resp, err := handler(ctx, req)
+	took := time.Since(began)
+	m.handled(err, took)
+	if err == nil {
+		m.sent.Add(1)
+	}
+	s.slow.done(ctx, slowCall{method: m, began: began, took: took, err: err})
+	return resp, err
+}
+
+// countedStream counts the messages of a stream.
+type countedStream struct {
+	grpc.ServerStream
+	stats *methodStats
+}
+
+func (s *countedStream) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	if err == nil {
+		s.stats.sent.Add(1)
+	}
+	return err
+}
+
+func (s *countedStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.stats.received.Add(1)
+	}
+	return err
+}
+
+func (s *callStats) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	m := s.all[info.FullMethod]
+	if m == nil {
+		return handler(srv, stream)
+	}
+	began := time.Now()
+	m.started()
+	err := handler(srv, &countedStream{ServerStream: stream, stats: m})
+	m.handled(err, time.Since(began))
+	return err
 }

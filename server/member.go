@@ -267,39 +267,6 @@ func (m *Member) openShards(context.Context) error {
 	return m.wire()
 }
 
-func (m *Member) openAPI(context.Context) error {
-	opened, err := m.cfg.ListenClients()
-	if err != nil {
-		return err
-	}
-	ports := make([]api.Port, len(opened))
-	for i, l := range opened {
-		ports[i] = api.Port{Listener: l.Listener, Secure: l.URL.Scheme == "https" || l.URL.Scheme == "unixs", GRPC: true, HTTP: true}
-	}
-	m.onClose(func() {
-		for _, l := range opened {
-			_ = l.Close() // the API closes it first where it came to serve
-		}
-	})
-	tlsConfig, err := m.cfg.ClientServerTLS()
-	if err != nil {
-		return fmt.Errorf("TLS of the client port: %w", err)
-	}
-	m.api, err = api.New(api.Config{
-		Member: m.id.member, Router: m.router, Watcher: m.hub, Cluster: m.placement, Storage: m.storage,
-		Ports: ports, TLS: tlsConfig, Logger: m.log.Named("api"),
-		MaxRequestBytes: m.cfg.MaxRequestBytes, MaxTxnOps: m.cfg.MaxTxnOps, MaxConcurrentStreams: m.cfg.MaxConcurrentStreams,
-		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,
-		QuotaBytes: m.cfg.QuotaBackendBytes, ElectionTimeout: m.cfg.ElectionTimeout, RequestTimeout: m.cfg.RequestTimeout(),
-		EnablePprof: m.cfg.EnablePprof, SlowRequest: m.cfg.WarningUnaryRequestDuration,
-	})
-	if err != nil {
-		return err
-	}
-	m.onClose(func() { m.api.Stop(0) })
-	return nil
-}
-
 // run lets the parts loose on each other.
 func (m *Member) run(context.Context) error {
 	if err := m.mesh.Start(); err != nil {
@@ -312,7 +279,8 @@ func (m *Member) run(context.Context) error {
 		m.hub.MapChanged()
 	}))
 	m.manager.Start()
-	return nil
+	// Probes may look at a member that is not ready yet.
+	return m.api.StartMetrics()
 }
 
 // becomeReady waits for the cluster, publishes this member and serves clients.

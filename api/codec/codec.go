@@ -2,6 +2,7 @@ package codec
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/kvd-io/kvd/router/wire"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -9,8 +10,16 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Codec implements encoding.CodecV2. It has no state.
-type Codec struct{}
+// Codec implements encoding.CodecV2.
+type Codec struct {
+	// Bytes, if set, counts what is encoded and decoded.
+	Bytes *Bytes
+}
+
+// Bytes counts the bytes of messages.
+type Bytes struct {
+	Sent, Received atomic.Uint64
+}
 
 // Name implements encoding.CodecV2.
 func (Codec) Name() string { return "proto" }
@@ -46,8 +55,28 @@ type Watch struct {
 // cheaper than a buffer of its own.
 const joinBelow = 4 << 10
 
+// Size is the size of the reply without its header.
+func (m *Reply) Size() int {
+	if m.Body != nil {
+		return m.Body.Len()
+	}
+	if m.Message == nil {
+		return 0
+	}
+	n, _ := wire.SizeBody(m.Message)
+	return n
+}
+
 // Marshal implements encoding.CodecV2.
-func (Codec) Marshal(v any) (mem.BufferSlice, error) {
+func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	b, err := encode(v)
+	if err == nil && c.Bytes != nil {
+		c.Bytes.Sent.Add(uint64(b.Len()))
+	}
+	return b, err
+}
+
+func encode(v any) (mem.BufferSlice, error) {
 	switch m := v.(type) {
 	case *Reply:
 		return m.marshal()
@@ -145,7 +174,10 @@ func sliceBuffer(b *[]byte) mem.Buffer { return mem.SliceBuffer(*b) }
 func pooledBuffer(b *[]byte) mem.Buffer { return mem.NewBuffer(b, mem.DefaultBufferPool()) }
 
 // Unmarshal implements encoding.CodecV2.
-func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if c.Bytes != nil {
+		c.Bytes.Received.Add(uint64(data.Len()))
+	}
 	switch m := v.(type) {
 	case *Request:
 		m.Raw = own(data)

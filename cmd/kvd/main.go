@@ -75,7 +75,7 @@ func run(p *process) int {
 		return refuse(p.stderr, err)
 	}
 	defer func() { _ = logger.Sync() }() // stderr of a terminal cannot be synced, which is no news
-	cfg.Logger = logger
+	cfg.Logger, cfg.LogLevelNow = logger, &level
 	logGRPC(logger, level)
 	return serve(p, cfg)
 }

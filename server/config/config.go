@@ -155,8 +155,10 @@ type Config struct {
 	File string
 	// Warnings say which settings are without effect or unwise. Whoever starts the member logs them.
 	Warnings []Warning
-	// Logger is used by everything in the member. Nil: nothing is logged.
-	Logger *zap.Logger
+	// Logger is used by everything in the member. Nil: nothing is logged. LogLevelNow, if not nil, is the level that the
+	// logger obeys, and may be changed at any time.
+	Logger      *zap.Logger
+	LogLevelNow *zap.AtomicLevel
 
 	// explicit holds the flags that were set in some way, by name.
 	explicit map[string]bool

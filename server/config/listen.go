@@ -17,6 +17,9 @@ type Listener struct {
 	URL url.URL
 }
 
+// Secure says whether the URL asks for TLS.
+func (l *Listener) Secure() bool { return l.URL.Scheme == "https" || l.URL.Scheme == "unixs" }
+
 // ListenPeers opens the peer port. The listeners of https URLs answer connections whose handshake, client certificate,
 // revocation list and SAN are done with. Call SetupTLS before. All are open or none is.
 func (c *Config) ListenPeers() ([]Listener, error) {
@@ -40,6 +43,17 @@ func (c *Config) ListenPeers() ([]Listener, error) {
 // https URLs with ClientServerTLS. All are open or none is.
 func (c *Config) ListenClients() ([]Listener, error) {
 	return c.listen("client", c.ListenClientURLs, transport.WithSkipTLSInfoCheck(true))
+}
+
+// ListenClientHTTP opens the ports that serve HTTP alone, as ListenClients does. If there are any, the client port itself
+// serves only gRPC.
+func (c *Config) ListenClientHTTP() ([]Listener, error) {
+	return c.listen("client's HTTP", c.ListenClientHTTPURLs, transport.WithSkipTLSInfoCheck(true))
+}
+
+// ListenMetrics opens the ports for metrics and health, as ListenClients does.
+func (c *Config) ListenMetrics() ([]Listener, error) {
+	return c.listen("metrics reader", c.ListenMetricsURLs, transport.WithSkipTLSInfoCheck(true))
 }
 
 func (c *Config) listen(port string, urls types.URLs, tlsOption transport.ListenerOption) ([]Listener, error) {

@@ -35,7 +35,6 @@ type option struct {
 
 // Reasons that several settings share.
 const (
-	laterHTTP    = "this version serves no HTTP beside gRPC"
 	laterAuth    = "this version has no users and roles"
 	laterMembers = "this version does not change the members of a cluster"
 	laterCompact = "this version compacts only when a client asks"

@@ -12,9 +12,9 @@ func (c *Config) serviceOptions() []option {
 
 		{name: "enable-pprof", group: groupMonitoring, value: boolean(&c.EnablePprof),
 			usage: "Serve profiles at /debug/pprof/."},
-		{name: "metrics", group: groupMonitoring, value: text(&c.Metrics), without: laterHTTP,
+		{name: "metrics", group: groupMonitoring, value: text(&c.Metrics),
 			usage: "Detail of exported metrics: 'basic', or 'extensive' for histograms of gRPC."},
-		{name: "listen-metrics-urls", group: groupMonitoring, value: urls(&c.ListenMetricsURLs), without: laterHTTP,
+		{name: "listen-metrics-urls", group: groupMonitoring, value: urls(&c.ListenMetricsURLs),
 			usage: "List of URLs to listen on for metrics and health. https uses the certificates of the client port."},
 
 		{name: "logger", group: groupLogging, value: text(&c.logger),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/tlsutil"
@@ -105,7 +106,7 @@ func logHandshake(lg *zap.Logger, port string) func(*tls.Conn, error) {
 
 // ClientServerTLS is what the client port serves with, nil if it is not secure.
 func (c *Config) ClientServerTLS() (*tls.Config, error) {
-	if c.ClientTLS.Empty() || !secure(append(append(types.URLs{}, c.ListenClientURLs...), c.ListenMetricsURLs...)) {
+	if c.ClientTLS.Empty() || !secure(slices.Concat(c.ListenClientURLs, c.ListenClientHTTPURLs, c.ListenMetricsURLs)) {
 		return nil, nil
 	}
 	return serverTLS(&c.ClientTLS)
