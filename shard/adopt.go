@@ -61,6 +61,12 @@ func (t *tenure) applied(b *command.Batch, rejection Rejection, index uint64) {
 func (t *tenure) adopt(old *tenure) {
 	n := 0
 	for _, b := range old.pipeline.take() {
+		if b.steps != nil {
+			// Whoever sent them asks again: a Prepare of the old latches is dead, and
+			// the rest is told by the new state.
+			failSteps(b.steps, t.r.notOwner())
+			continue
+		}
 		if err := t.pipeline.adopt(b); err != nil {
 			// The batch is this process's own encoding, and its latches were held
 			// side by side before.
@@ -92,6 +98,9 @@ func (p *pipeline) adopt(b *batch) error {
 		w.guard = latch.Guard{}
 		if p.t.latches.Acquire(&w.guard, w.latches, w) != latch.Granted {
 			return fmt.Errorf("latches of revision %d are not free", w.revision)
+		}
+		if w.commit != nil {
+			p.t.parts.adopt(w.commit.part)
 		}
 	}
 	p.mu.Lock()
@@ -137,6 +146,7 @@ func (p *pipeline) oldestSeq() (seq uint64, ok bool) {
 // forsake ends what is in flight with an error.
 func (t *tenure) forsake(err error) {
 	for _, b := range t.pipeline.take() {
+		failSteps(b.steps, err)
 		for _, w := range b.writes {
 			t.pipeline.discharge(w.size)
 			w.answer(err)

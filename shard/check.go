@@ -93,6 +93,8 @@ func (s *state) check(c *kvdpb.ShardCommand) Rejection {
 		return Rejection(o.ApplyRelease(cmd.Release.GetEpoch()))
 	case *kvdpb.ShardCommand_Split:
 		return s.checkSplit(cmd.Split)
+	case *kvdpb.ShardCommand_Transactions:
+		return s.checkTransactions(cmd.Transactions)
 	case *kvdpb.ShardCommand_SplitDone:
 		if r := s.ownership.CheckServing(cmd.SplitDone.GetEpoch()); r != ownership.None {
 			return Rejection(r)
@@ -118,7 +120,7 @@ func (s *state) checkSplit(c *kvdpb.ShardSplit) Rejection {
 		bytes.Compare(child.GetStart(), s.span.Start) <= 0 ||
 		bytes.Compare(child.GetStart(), s.span.End) >= 0 ||
 		!bytes.Equal(child.GetEnd(), s.span.End) ||
-		c.GetGeneration() <= s.desc.GetGeneration() {
+		c.GetGeneration() <= s.desc.GetGeneration() || s.overlapsPrepared(child) {
 		return BadSplit
 	}
 	return Accepted

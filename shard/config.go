@@ -35,6 +35,9 @@ type Config struct {
 	// Rounds lines up this shard's proposals with those of the member's other
 	// shards; nil for none.
 	Rounds *Rounds
+	// Txns finishes transactions over several shards whose coordinator does not;
+	// nil for nobody.
+	Txns TxnResolver
 	// OnPending is called when a split applied here and after every start or
 	// snapshot that finds one pending, and OnSplitDone when it is no more. They
 	// are called from the apply goroutine and must not block.

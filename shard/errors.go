@@ -62,6 +62,11 @@ var ErrSpanMoving = errors.New("the keys are moving to another shard")
 // again and sends the request anew. It is etcd's error of that meaning.
 var ErrOldAuth = rpctypes.ErrGRPCAuthOldRevision
 
+// ErrLatchLost says that a step of a transaction over several shards came without
+// the latches that it needs: they were given up, or belonged to an ownership that
+// is over. Nothing was written.
+var ErrLatchLost = errors.New("the transaction's latches are not held any more")
+
 // errNotAllotted says that a revision to be resolved does not exist yet.
 var errNotAllotted = errors.New("the revision has not been allotted yet")
 

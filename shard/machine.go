@@ -108,6 +108,9 @@ func (m *machine) reload() error {
 	if err := m.state.load(record, progress); err != nil {
 		return err
 	}
+	if err := m.txns.load(store); err != nil {
+		return err
+	}
 	m.publish(store.AppliedIndex())
 	return nil
 }
@@ -166,13 +169,28 @@ func (m *machine) applyWriteGroup(entries []multiraft.Entry) error {
 		rejection := m.checkWrites(b)
 		entries[i].Result = uint64(rejection)
 		if rejection != Accepted {
-			m.noteRejection(rejection, b)
+			m.r.counters.rejected.Add(1)
+			m.noteRejection(rejection, b.Epoch)
 			continue
 		}
 		for j := range b.Txns {
 			t := &b.Txns[j]
+			if t.Record != nil {
+				record, void, err := m.commitRecord(t)
+				if err != nil {
+					return err
+				}
+				if void {
+					t.Effects = nil
+					continue
+				}
+				m.txns.records[string(record.GetTxn())] = record
+				if err := m.stageCommit(staged, record); err != nil {
+					return err
+				}
+			}
 			for sub := range t.Effects {
-				staged.Put(t.Revision, int64(sub), &t.Effects[sub])
+				staged.Put(t.Revision, t.Sub(sub), &t.Effects[sub])
 			}
 			count += len(t.Effects)
 		}
@@ -198,17 +216,16 @@ func (m *machine) applyWriteGroup(entries []multiraft.Entry) error {
 	return nil
 }
 
-// noteRejection counts and logs what should not happen. Writes of a deposed
+// noteRejection logs what should not happen. Writes of a deposed
 // owner and repeated batches are ordinary.
-func (m *machine) noteRejection(rejection Rejection, b *command.Batch) {
-	m.r.counters.rejected.Add(1)
+func (m *machine) noteRejection(rejection Rejection, epoch uint64) {
 	switch rejection {
 	case RevisionNotIncreasing:
 		m.r.counters.revisionAlarms.Add(1)
 		m.r.log.Error("a write was rejected because its revision is not above the shard's last one",
-			zap.Uint64("epoch", b.Epoch), zap.Int64("last-revision", m.lastRevision))
+			zap.Uint64("epoch", epoch), zap.Int64("last-revision", m.lastRevision))
 	case OutsideSpan, NotInitialized:
-		m.r.log.Error("a write was rejected", zap.Stringer("reason", rejection), zap.Uint64("epoch", b.Epoch))
+		m.r.log.Error("a write was rejected", zap.Stringer("reason", rejection), zap.Uint64("epoch", epoch))
 	}
 }
 
@@ -217,15 +234,27 @@ func (m *machine) events(entries []multiraft.Entry, count int) []Event {
 	if count == 0 {
 		return nil
 	}
+	sets := make([][]command.Txn, 0, len(entries))
+	for i := range entries {
+		if Rejection(entries[i].Result) == Accepted {
+			sets = append(sets, m.batches[i].Txns)
+		}
+	}
+	return eventsOf(count, sets...)
+}
+
+// eventsOf makes the sink's events of transactions with count effects.
+func eventsOf(count int, sets ...[]command.Txn) []Event {
+	if count == 0 {
+		return nil
+	}
 	events := make([]Event, 0, count)
 	kvs := make([]mvccpb.KeyValue, count)
-	for i := range entries {
-		if Rejection(entries[i].Result) != Accepted {
-			continue
-		}
-		for _, t := range m.batches[i].Txns {
-			for sub := range t.Effects {
-				e, kv := &t.Effects[sub], &kvs[len(events)]
+	for _, txns := range sets {
+		for i := range txns {
+			t := &txns[i]
+			for j := range t.Effects {
+				e, kv := &t.Effects[j], &kvs[len(events)]
 				kv.Key = e.Key
 				kv.ModRevision = t.Revision
 				if !e.Tombstone {
@@ -237,7 +266,7 @@ func (m *machine) events(entries []multiraft.Entry, count int) []Event {
 					kv.Version = e.Version
 					kv.Lease = e.Lease
 				}
-				events = append(events, Event{Revision: t.Revision, Sub: int64(sub), KV: kv, Tombstone: e.Tombstone})
+				events = append(events, Event{Revision: t.Revision, Sub: t.Sub(j), KV: kv, Tombstone: e.Tombstone})
 			}
 		}
 	}
@@ -264,8 +293,15 @@ func (m *machine) applyOther(e *multiraft.Entry) error {
 			return err
 		}
 		m.publishProgress(e.Index)
+		if x := c.GetTransactions(); x != nil {
+			m.noteRejection(rejection, x.GetEpoch())
+			m.tellTransactions(x, rejection, e.Index)
+		}
 		m.r.cfg.Sink.Applied(m.r.cfg.Shard, e.Index, nil)
 		return nil
+	}
+	if x := c.GetTransactions(); x != nil {
+		return m.applyTransactions(staged, x, e.Index)
 	}
 	before := m.state
 	if err := m.stage(staged, &c); err != nil {
@@ -304,6 +340,7 @@ func (m *machine) stage(staged *mvcc.Batch, c *kvdpb.ShardCommand) error {
 		}
 	case *kvdpb.ShardCommand_SplitDone:
 		staged.DropSpan(spanOf(m.pending))
+		m.dropSeeded(staged)
 	case *kvdpb.ShardCommand_Compact:
 		staged.SetCompactRevision(cmd.Compact.GetRevision())
 	}

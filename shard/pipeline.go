@@ -28,14 +28,23 @@ import (
 //
 //   - One goroutine allots and proposes, so revisions, sequence and log order are
 //     the same order.
+//
 //   - Whoever holds a revision holds its latches until the write applied or is dead.
+//
 //   - A batch's command never changes within an epoch. So proposing it again is
 //     harmless at any time: whichever copy comes first in sequence applies, and
 //     every other one is rejected as out of sequence. Only the oldest batch in
 //     flight is watched, since nothing behind it can apply before it.
+//
 //   - While a batch is in flight the next one gathers; a second and third are
 //     sent only when they are full, since a raft proposal costs about the same
 //     whatever it carries.
+//
+//   - Steps of transactions over several shards (steps) that need no revision go
+//     into the log ahead of the queue, and behind everything that has asked: the
+//     goroutine takes them between two batches. From the moment a Prepare is sent
+//     until its decision is applied the queue is held: nothing behind it asks for
+//     a revision, because the transaction's own may still be smaller.
 //
 // Tried and dropped: letting the caller that finds the pipeline idle propose on
 // its own goroutine. It saves a hop for a lone client, and halves the batches of
@@ -55,6 +64,10 @@ type pipeline struct {
 		admitted, admittedBytes int
 		queue                   []*write
 		queueBytes              int
+		// steps wait for their place in the log.
+		steps []txnStep
+		// held are the tickets of Prepares that are sent and not settled.
+		held []uint64
 		// stopped: nothing is taken from the queue any more. handed: what was in
 		// flight has been taken over by another tenure, or is dead.
 		stopped, handed bool
@@ -73,10 +86,11 @@ type pipeline struct {
 	}
 }
 
-// batch is a group of writes that got its revisions.
+// batch is a group of writes that got its revisions, or of steps that need none.
 type batch struct {
 	ticket, seq uint64
 	writes      []*write
+	steps       []txnStep
 	cmd         []byte
 	// proposal is nil when the batch has to be proposed (again).
 	proposal Proposal
@@ -154,7 +168,11 @@ func (p *pipeline) enqueue(w *write) bool {
 func (p *pipeline) readyLocked() bool {
 	l := &p.t.r.cfg.Limits
 	switch n := len(p.mu.inflight); {
-	case len(p.mu.queue) == 0 || p.mu.stopped:
+	case p.mu.stopped:
+		return false
+	case len(p.mu.steps) > 0:
+		return true
+	case len(p.mu.queue) == 0 || len(p.mu.held) > 0:
 		return false
 	case n == 0:
 		return true

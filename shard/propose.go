@@ -14,6 +14,9 @@ func (p *pipeline) send() error {
 	for {
 		b := p.unproposed()
 		if b == nil {
+			b = p.launchSteps()
+		}
+		if b == nil {
 			writes, ticket := p.gather()
 			if len(writes) == 0 {
 				return nil
@@ -56,7 +59,7 @@ func (p *pipeline) gather() (writes []*write, ticket uint64) {
 	l := &p.t.r.cfg.Limits
 	var gone []*write
 	p.mu.Lock()
-	if p.readyLocked() {
+	if len(p.mu.steps) == 0 && p.readyLocked() {
 		n, size := 0, 0
 		for n < len(p.mu.queue) && len(writes) < l.BatchWrites {
 			w := p.mu.queue[n]
@@ -132,6 +135,9 @@ func (p *pipeline) launchLocked(b *batch) {
 	c := command.Batch{Epoch: p.t.epoch, Seq: p.mu.nextSeq, Txns: make([]command.Txn, len(b.writes))}
 	for i, w := range b.writes {
 		c.Txns[i] = command.Txn{Revision: w.revision, Effects: w.result.Effects}
+		if w.commit != nil {
+			c.Txns[i].Record, c.Txns[i].Subs = w.commit.record, w.commit.subs
+		}
 	}
 	b.seq = p.mu.nextSeq
 	b.cmd = c.Encode()

@@ -59,6 +59,8 @@ func (t *tenure) do(req *Request) {
 	switch {
 	case req.Range != nil:
 		t.doRead(req)
+	case req.Part != nil:
+		t.doPart(req)
 	case req.Txn != nil && isRead(req.Txn):
 		t.doRead(req)
 	default:

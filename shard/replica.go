@@ -59,6 +59,8 @@ type counters struct {
 	resent         atomic.Uint64
 	claims         atomic.Uint64
 	leaseRenewals  atomic.Uint64
+	recovered      atomic.Uint64
+	expired        atomic.Uint64
 }
 
 // Stats are counts since the replica was made.
@@ -70,6 +72,9 @@ type Stats struct {
 	// proposed again, Claims the ownerships of this process, LeaseRenewals the
 	// ReadIndexes for read leases.
 	Rejected, Resent, Claims, LeaseRenewals uint64
+	// RecoveredTxns counts outcomes of transactions over several shards that had to
+	// be asked for, ExpiredLatches the latches of coordinators that went silent.
+	RecoveredTxns, ExpiredLatches uint64
 }
 
 // Stats returns the replica's counts.
@@ -80,6 +85,8 @@ func (r *Replica) Stats() Stats {
 		Resent:         r.counters.resent.Load(),
 		Claims:         r.counters.claims.Load(),
 		LeaseRenewals:  r.counters.leaseRenewals.Load(),
+		RecoveredTxns:  r.counters.recovered.Load(),
+		ExpiredLatches: r.counters.expired.Load(),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard/ownership"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -21,6 +22,8 @@ type Request struct {
 	Put    *pb.PutRequest
 	Delete *pb.DeleteRangeRequest
 	Txn    *pb.TxnRequest
+	// Part is a step of a transaction over several shards.
+	Part *kvdpb.PartRequest
 
 	// Confirm, with Range, asks for everything but the data: the reply's Revision,
 	// Generation and Applied let a gateway read its own replica
@@ -60,6 +63,7 @@ type Reply struct {
 	Put    *pb.PutResponse
 	Delete *pb.DeleteRangeResponse
 	Txn    *pb.TxnResponse
+	Part   *kvdpb.PartReply
 
 	// Revision is Header.Revision: what the write got, or what was read.
 	Revision int64

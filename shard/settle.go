@@ -29,6 +29,10 @@ func (p *pipeline) applied(seq uint64, rejection Rejection, index uint64) {
 	p.mu.inflight[0] = nil
 	p.mu.inflight = p.mu.inflight[1:]
 	p.mu.Unlock()
+	if b.steps != nil {
+		p.stepsApplied(b, index)
+		return
+	}
 	// Heads and latches come before the barriers, so that whoever waited for
 	// the batch finds it done.
 	for _, w := range b.writes {
@@ -60,6 +64,7 @@ func (p *pipeline) condemn(b *batch) {
 	for _, w := range b.writes {
 		w.abandon(p.t.r.notOwner())
 	}
+	failSteps(b.steps, p.t.r.notOwner())
 }
 
 // stop takes nothing from the queue any more and ends what is in it.
@@ -68,6 +73,8 @@ func (p *pipeline) stop() {
 	p.mu.stopped = true
 	queue := p.mu.queue
 	p.mu.queue, p.mu.queueBytes = nil, 0
+	steps := p.mu.steps
+	p.mu.steps = nil
 	waiting := p.mu.waiting
 	p.mu.waiting = nil
 	var unsettled []*write
@@ -81,6 +88,7 @@ func (p *pipeline) stop() {
 	for _, w := range queue {
 		w.abandon(p.t.r.notOwner())
 	}
+	failSteps(steps, p.t.r.notOwner())
 	// From now on it may take long to learn their fate.
 	for _, w := range unsettled {
 		w.watchClient()
@@ -118,13 +126,16 @@ func (p *pipeline) barrier(done func(ok bool)) {
 // oldestTicketLocked returns the smallest ticket that is not settled, or one
 // that was not given yet.
 func (p *pipeline) oldestTicketLocked() uint64 {
+	oldest := p.mu.ticket + 1
 	if len(p.mu.inflight) > 0 {
-		return p.mu.inflight[0].ticket
+		oldest = p.mu.inflight[0].ticket
+	} else if p.mu.asking != 0 {
+		oldest = p.mu.asking
 	}
-	if p.mu.asking != 0 {
-		return p.mu.asking
+	for _, t := range p.mu.held {
+		oldest = min(oldest, t)
 	}
-	return p.mu.ticket + 1
+	return oldest
 }
 
 // settledLocked releases the barriers that wait for nothing more.

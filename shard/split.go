@@ -158,6 +158,9 @@ func (r *Replica) Seed(child uint64, dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := seedRecords(parent, spanOf(s.pending), local); err != nil {
+		return fmt.Errorf("shard %d: seed of child %d: %w", r.cfg.Shard, child, err)
+	}
 	if err := r.cfg.Engine.Seed(dir, parent, spanOf(s.pending), s.pendingRevision, local); err != nil {
 		return fmt.Errorf("shard %d: seed of child %d: %w", r.cfg.Shard, child, err)
 	}

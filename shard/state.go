@@ -40,6 +40,7 @@ type state struct {
 	// inherited with the split. It is not the store's, which may have been
 	// seeded by a parent that was further on.
 	lastRevision int64
+	txns         txnTable
 }
 
 // spanOf returns the keys that a descriptor names.
@@ -74,7 +75,7 @@ func (s *state) appendProgress(dst []byte) []byte {
 
 // load reads the state from its records, either of which may be absent.
 func (s *state) load(record, progress []byte) error {
-	*s = state{}
+	*s = state{txns: s.txns}
 	var m kvdpb.ShardState
 	if err := proto.Unmarshal(record, &m); err != nil {
 		return fmt.Errorf("decode shard state: %w", err)

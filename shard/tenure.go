@@ -40,6 +40,7 @@ type tenure struct {
 	lease    leaseKeeper
 	readings readings
 	pipeline pipeline
+	parts    parts
 
 	// ctx ends with the tenure.
 	ctx    context.Context
@@ -72,6 +73,7 @@ func newTenure(r *Replica, o ownership.State) *tenure {
 	t.lease.t = t
 	t.readings.t = t
 	t.pipeline.init(t)
+	t.parts.init(t, &r.fsm.txns)
 	return t
 }
 
@@ -92,6 +94,7 @@ func (t *tenure) start() {
 func (t *tenure) serve() {
 	if t.phase.CompareAndSwap(phaseWaiting, phaseServing) {
 		t.pipeline.kick()
+		t.parts.recover()
 		t.r.cfg.OnOwner(t.r.cfg.Shard)
 	}
 }
@@ -109,6 +112,7 @@ func (t *tenure) end() {
 	t.cancel()
 	t.pipeline.stop()
 	t.latches.Close()
+	t.parts.close()
 	t.windows.close()
 	t.r.notifyChange()
 	if before == phaseServing {

@@ -32,6 +32,10 @@ type write struct {
 	size   int
 	bounds eval.Bounds
 
+	// commit is set where the write is the commit of a transaction over several
+	// shards that is anchored here.
+	commit *commit
+
 	result      *eval.Result
 	effectBytes int
 	revision    int64
@@ -108,16 +112,23 @@ func (w *write) acquire(heavy bool) {
 			w.evaluate()
 		}
 	case latch.Queued:
-		if w.req.Ctx.Done() == nil {
-			return
-		}
-		unwatch := context.AfterFunc(w.req.Ctx, func() {
-			if w.t.latches.Cancel(&w.guard) {
-				w.end(w.req.Ctx.Err())
-			}
-		})
-		w.unwatch.Store(&unwatch)
+		w.cancelWhenDone(func() { w.end(w.req.Ctx.Err()) })
 	}
+}
+
+// cancelWhenDone gives up the wait for the latches when the client goes away, and
+// then calls canceled.
+func (w *write) cancelWhenDone(canceled func()) {
+	if w.req.Ctx.Done() == nil {
+		return
+	}
+	ctx := w.req.Ctx
+	unwatch := context.AfterFunc(ctx, func() {
+		if w.t.latches.Cancel(&w.guard) {
+			canceled()
+		}
+	})
+	w.unwatch.Store(&unwatch)
 }
 
 // Latched implements latch.Waiter.
@@ -205,6 +216,10 @@ func (w *write) succeed(index uint64) {
 	}
 	w.unwatchClient()
 	w.result.Finish(w.revision)
+	if w.commit != nil {
+		w.commit.part.committed(w, index)
+		return
+	}
 	w.req.Done(&Reply{
 		Put:        w.result.Put,
 		Delete:     w.result.Delete,
@@ -224,6 +239,9 @@ func (w *write) abandon(err error) {
 // end ends a write that holds no latches.
 func (w *write) end(err error) {
 	w.t.pipeline.discharge(w.size)
+	if w.commit != nil {
+		w.t.parts.remove(w.commit.part)
+	}
 	w.answer(err)
 }
 

@@ -34,6 +34,7 @@ type ShardCommand struct {
 	//	*ShardCommand_Split
 	//	*ShardCommand_SplitDone
 	//	*ShardCommand_Compact
+	//	*ShardCommand_Transactions
 	Command       isShardCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -139,6 +140,15 @@ func (x *ShardCommand) GetCompact() *ShardCompact {
 	return nil
 }
 
+func (x *ShardCommand) GetTransactions() *ShardTransactions {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_Transactions); ok {
+			return x.Transactions
+		}
+	}
+	return nil
+}
+
 type isShardCommand_Command interface {
 	isShardCommand_Command()
 }
@@ -171,6 +181,10 @@ type ShardCommand_Compact struct {
 	Compact *ShardCompact `protobuf:"bytes,7,opt,name=compact,proto3,oneof"`
 }
 
+type ShardCommand_Transactions struct {
+	Transactions *ShardTransactions `protobuf:"bytes,10,opt,name=transactions,proto3,oneof"`
+}
+
 func (*ShardCommand_Init) isShardCommand_Command() {}
 
 func (*ShardCommand_Claim) isShardCommand_Command() {}
@@ -184,6 +198,8 @@ func (*ShardCommand_Split) isShardCommand_Command() {}
 func (*ShardCommand_SplitDone) isShardCommand_Command() {}
 
 func (*ShardCommand_Compact) isShardCommand_Command() {}
+
+func (*ShardCommand_Transactions) isShardCommand_Command() {}
 
 // ShardInit is the first entry of every group. On a split-born group it fails
 // hard on a replica that has no seed.
@@ -478,7 +494,7 @@ var File_kvdpb_shard_proto protoreflect.FileDescriptor
 
 const file_kvdpb_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x11kvdpb/shard.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\"\xd3\x02\n" +
+	"\x11kvdpb/shard.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\x1a\x0fkvdpb/txn.proto\"\x93\x03\n" +
 	"\fShardCommand\x12&\n" +
 	"\x04init\x18\x01 \x01(\v2\x10.kvdpb.ShardInitH\x00R\x04init\x12$\n" +
 	"\x05claim\x18\x02 \x01(\v2\f.kvdpb.ClaimH\x00R\x05claim\x12*\n" +
@@ -487,7 +503,9 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"\x05split\x18\x05 \x01(\v2\x11.kvdpb.ShardSplitH\x00R\x05split\x126\n" +
 	"\n" +
 	"split_done\x18\x06 \x01(\v2\x15.kvdpb.ShardSplitDoneH\x00R\tsplitDone\x12/\n" +
-	"\acompact\x18\a \x01(\v2\x13.kvdpb.ShardCompactH\x00R\acompactB\t\n" +
+	"\acompact\x18\a \x01(\v2\x13.kvdpb.ShardCompactH\x00R\acompact\x12>\n" +
+	"\ftransactions\x18\n" +
+	" \x01(\v2\x18.kvdpb.ShardTransactionsH\x00R\ftransactionsB\t\n" +
 	"\acommand\">\n" +
 	"\tShardInit\x121\n" +
 	"\n" +
@@ -529,17 +547,18 @@ func file_kvdpb_shard_proto_rawDescGZIP() []byte {
 
 var file_kvdpb_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_kvdpb_shard_proto_goTypes = []any{
-	(*ShardCommand)(nil),   // 0: kvdpb.ShardCommand
-	(*ShardInit)(nil),      // 1: kvdpb.ShardInit
-	(*ShardSplit)(nil),     // 2: kvdpb.ShardSplit
-	(*ShardSplitDone)(nil), // 3: kvdpb.ShardSplitDone
-	(*ShardCompact)(nil),   // 4: kvdpb.ShardCompact
-	(*ShardState)(nil),     // 5: kvdpb.ShardState
-	(*Claim)(nil),          // 6: kvdpb.Claim
-	(*Serving)(nil),        // 7: kvdpb.Serving
-	(*Release)(nil),        // 8: kvdpb.Release
-	(*Descriptor)(nil),     // 9: kvdpb.Descriptor
-	(*Ownership)(nil),      // 10: kvdpb.Ownership
+	(*ShardCommand)(nil),      // 0: kvdpb.ShardCommand
+	(*ShardInit)(nil),         // 1: kvdpb.ShardInit
+	(*ShardSplit)(nil),        // 2: kvdpb.ShardSplit
+	(*ShardSplitDone)(nil),    // 3: kvdpb.ShardSplitDone
+	(*ShardCompact)(nil),      // 4: kvdpb.ShardCompact
+	(*ShardState)(nil),        // 5: kvdpb.ShardState
+	(*Claim)(nil),             // 6: kvdpb.Claim
+	(*Serving)(nil),           // 7: kvdpb.Serving
+	(*Release)(nil),           // 8: kvdpb.Release
+	(*ShardTransactions)(nil), // 9: kvdpb.ShardTransactions
+	(*Descriptor)(nil),        // 10: kvdpb.Descriptor
+	(*Ownership)(nil),         // 11: kvdpb.Ownership
 }
 var file_kvdpb_shard_proto_depIdxs = []int32{
 	1,  // 0: kvdpb.ShardCommand.init:type_name -> kvdpb.ShardInit
@@ -549,16 +568,17 @@ var file_kvdpb_shard_proto_depIdxs = []int32{
 	2,  // 4: kvdpb.ShardCommand.split:type_name -> kvdpb.ShardSplit
 	3,  // 5: kvdpb.ShardCommand.split_done:type_name -> kvdpb.ShardSplitDone
 	4,  // 6: kvdpb.ShardCommand.compact:type_name -> kvdpb.ShardCompact
-	9,  // 7: kvdpb.ShardInit.descriptor:type_name -> kvdpb.Descriptor
-	9,  // 8: kvdpb.ShardSplit.child:type_name -> kvdpb.Descriptor
-	9,  // 9: kvdpb.ShardState.descriptor:type_name -> kvdpb.Descriptor
-	10, // 10: kvdpb.ShardState.ownership:type_name -> kvdpb.Ownership
-	9,  // 11: kvdpb.ShardState.pending:type_name -> kvdpb.Descriptor
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	9,  // 7: kvdpb.ShardCommand.transactions:type_name -> kvdpb.ShardTransactions
+	10, // 8: kvdpb.ShardInit.descriptor:type_name -> kvdpb.Descriptor
+	10, // 9: kvdpb.ShardSplit.child:type_name -> kvdpb.Descriptor
+	10, // 10: kvdpb.ShardState.descriptor:type_name -> kvdpb.Descriptor
+	11, // 11: kvdpb.ShardState.ownership:type_name -> kvdpb.Ownership
+	10, // 12: kvdpb.ShardState.pending:type_name -> kvdpb.Descriptor
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_shard_proto_init() }
@@ -567,6 +587,7 @@ func file_kvdpb_shard_proto_init() {
 		return
 	}
 	file_kvdpb_kvd_proto_init()
+	file_kvdpb_txn_proto_init()
 	file_kvdpb_shard_proto_msgTypes[0].OneofWrappers = []any{
 		(*ShardCommand_Init)(nil),
 		(*ShardCommand_Claim)(nil),
@@ -575,6 +596,7 @@ func file_kvdpb_shard_proto_init() {
 		(*ShardCommand_Split)(nil),
 		(*ShardCommand_SplitDone)(nil),
 		(*ShardCommand_Compact)(nil),
+		(*ShardCommand_Transactions)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

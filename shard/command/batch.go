@@ -9,9 +9,13 @@ import (
 	"github.com/kvd-io/kvd/mvcc"
 )
 
-// Version1 is the first byte of a batch. As a protobuf tag it would be field 0,
+// Version1 is the first byte of a batch, Version2 of one that holds commits of
+// transactions over several shards. As protobuf tags they would be field 0,
 // which does not exist.
-const Version1 = 0x01
+const (
+	Version1 = 0x01
+	Version2 = 0x02
+)
 
 // ErrMalformed is wrapped by every error of Decode.
 var ErrMalformed = errors.New("malformed batch of writes")
@@ -26,12 +30,26 @@ type Batch struct {
 
 	// effects backs the Effects of decoded transactions.
 	effects []mvcc.Effect
+	subs    []int64
 }
 
 // Txn is one write transaction.
 type Txn struct {
 	Revision int64
 	Effects  []mvcc.Effect
+	// Record makes the transaction the commit of one over several shards: an
+	// encoded kvdpb.TxnRecord without its revision. Subs then number the effects
+	// within the whole transaction; elsewhere they are numbered from 0.
+	Record []byte
+	Subs   []int64
+}
+
+// Sub is the number of effect i.
+func (t *Txn) Sub(i int) int64 {
+	if t.Subs != nil {
+		return t.Subs[i]
+	}
+	return int64(i)
 }
 
 const (
@@ -49,7 +67,9 @@ const (
 )
 
 // IsBatch tells a batch from other commands by its first byte.
-func IsBatch(cmd []byte) bool { return len(cmd) > 0 && cmd[0] == Version1 }
+func IsBatch(cmd []byte) bool {
+	return len(cmd) > 0 && (cmd[0] == Version1 || cmd[0] == Version2)
+}
 
 // EffectSize bounds the bytes that an effect takes in a batch.
 func EffectSize(e *mvcc.Effect) int {
@@ -65,14 +85,19 @@ const headerOverhead = 1 + 3*binary.MaxVarintLen64
 // Encode returns the batch as a raft command.
 func (b *Batch) Encode() []byte {
 	size := headerOverhead
+	version := byte(Version1)
 	for i := range b.Txns {
 		size += TxnOverhead
+		if t := &b.Txns[i]; t.Record != nil {
+			version = Version2
+			size += binary.MaxVarintLen64 + len(t.Record) + binary.MaxVarintLen64*len(t.Subs)
+		}
 		for j := range b.Txns[i].Effects {
 			size += EffectSize(&b.Txns[i].Effects[j])
 		}
 	}
 	dst := make([]byte, 0, size)
-	dst = append(dst, Version1)
+	dst = append(dst, version)
 	dst = binary.AppendUvarint(dst, b.Epoch)
 	dst = binary.AppendUvarint(dst, b.Seq)
 	dst = binary.AppendUvarint(dst, uint64(len(b.Txns)))
@@ -82,8 +107,15 @@ func (b *Batch) Encode() []byte {
 		dst = binary.AppendUvarint(dst, uint64(t.Revision-last))
 		last = t.Revision
 		dst = binary.AppendUvarint(dst, uint64(len(t.Effects)))
+		if version == Version2 {
+			dst = binary.AppendUvarint(dst, uint64(len(t.Record)))
+			dst = append(dst, t.Record...)
+		}
 		for j := range t.Effects {
 			dst = appendEffect(dst, &t.Effects[j])
+			if t.Record != nil {
+				dst = binary.AppendUvarint(dst, uint64(t.Sub(j)))
+			}
 		}
 	}
 	return dst
@@ -121,10 +153,11 @@ func appendEffect(dst []byte, e *mvcc.Effect) []byte {
 // Decode parses cmd into b, whose slices are used again. Keys and values alias
 // cmd. Revisions are positive and strictly increasing, keys are not empty.
 func (b *Batch) Decode(cmd []byte) error {
-	b.Txns, b.effects = b.Txns[:0], b.effects[:0]
+	b.Txns, b.effects, b.subs = b.Txns[:0], b.effects[:0], b.subs[:0]
 	if !IsBatch(cmd) {
 		return fmt.Errorf("%w: unknown version", ErrMalformed)
 	}
+	commits := cmd[0] == Version2
 	d := decoder{rest: cmd[1:]}
 	b.Epoch = d.uvarint()
 	b.Seq = d.uvarint()
@@ -137,15 +170,24 @@ func (b *Batch) Decode(cmd []byte) error {
 		}
 		last += int64(step)
 		n := d.count(minEffectSize)
+		var record []byte
+		if commits {
+			if record = d.bytes(); len(record) == 0 {
+				record = nil
+			}
+		}
 		if d.err != nil {
 			break
 		}
 		first := len(b.effects)
 		for range n {
 			b.effects = append(b.effects, d.effect())
+			if record != nil {
+				b.subs = append(b.subs, d.int64())
+			}
 		}
 		// b.effects may still move: only the length is meant here.
-		b.Txns = append(b.Txns, Txn{Revision: last, Effects: b.effects[first:]})
+		b.Txns = append(b.Txns, Txn{Revision: last, Effects: b.effects[first:], Record: record})
 	}
 	if d.err == nil && len(d.rest) > 0 {
 		d.fail("bytes left over")
@@ -153,11 +195,16 @@ func (b *Batch) Decode(cmd []byte) error {
 	if d.err != nil {
 		return d.err
 	}
-	at := 0
+	at, sub := 0, 0
 	for i := range b.Txns {
-		n := len(b.Txns[i].Effects)
-		b.Txns[i].Effects = b.effects[at : at+n : at+n]
+		t := &b.Txns[i]
+		n := len(t.Effects)
+		t.Effects = b.effects[at : at+n : at+n]
 		at += n
+		if t.Record != nil {
+			t.Subs = b.subs[sub : sub+n : sub+n]
+			sub += n
+		}
 	}
 	return nil
 }
@@ -166,7 +213,7 @@ func (b *Batch) Decode(cmd []byte) error {
 func (b *Batch) Forget() {
 	clear(b.Txns)
 	clear(b.effects)
-	b.Txns, b.effects = b.Txns[:0], b.effects[:0]
+	b.Txns, b.effects, b.subs = b.Txns[:0], b.effects[:0], b.subs[:0]
 }
 
 // decoder takes a command apart; after the first error it yields zeros.

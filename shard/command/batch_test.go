@@ -39,6 +39,26 @@ func TestBatchSurvivesEncoding(t *testing.T) {
 	require.Empty(t, got.Txns[2].Effects)
 }
 
+func TestCommitSurvivesEncoding(t *testing.T) {
+	b := sample()
+	b.Txns[1].Record, b.Txns[1].Subs = []byte("record"), []int64{7}
+	b.Txns[2].Record = []byte("no effects")
+	cmd := b.Encode()
+	require.True(t, IsBatch(cmd))
+	var got Batch
+	require.NoError(t, got.Decode(cmd))
+	require.Len(t, got.Txns, 3)
+	require.Nil(t, got.Txns[0].Record)
+	require.Equal(t, b.Txns[0].Effects, got.Txns[0].Effects)
+	require.Equal(t, int64(1), got.Txns[0].Sub(1))
+	require.Equal(t, b.Txns[1], got.Txns[1])
+	require.Equal(t, int64(7), got.Txns[1].Sub(0))
+	require.Equal(t, []byte("no effects"), got.Txns[2].Record)
+	for n := range cmd {
+		require.ErrorIs(t, got.Decode(cmd[:n]), ErrMalformed, "cut at %d", n)
+	}
+}
+
 func TestBatchIsNoShardCommand(t *testing.T) {
 	for _, c := range []*kvdpb.ShardCommand{
 		{},
@@ -60,7 +80,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	require.ErrorIs(t, b.Decode(append(bytes.Clone(good), 0)), ErrMalformed, "bytes left over")
 	for name, cmd := range map[string][]byte{
-		"version":            {2, 0, 0, 0},
+		"version":            {3, 0, 0, 0},
 		"revision repeated":  {1, 1, 1, 2, 5, 0, 0, 0},
 		"revision overflow":  append([]byte{1, 1, 1, 2, 5, 0}, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0),
 		"too many txns":      {1, 1, 1, 100, 5, 0},
@@ -113,6 +133,9 @@ func TestDecodeUsesSlicesAgain(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(sample().Encode())
 	f.Add([]byte{1, 1, 1, 1, 5, 1, flagTombstone, 1, 1})
+	commit := sample()
+	commit.Txns[1].Record, commit.Txns[1].Subs = []byte("record"), []int64{7}
+	f.Add(commit.Encode())
 	f.Add([]byte(nil))
 	f.Fuzz(func(t *testing.T, cmd []byte) {
 		var b, again Batch

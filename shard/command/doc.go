@@ -9,6 +9,10 @@
 //	txn    = revision count effect...          revision: distance to the last one
 //	effect = flags key [create] [version] [lease] [value]
 //
+// A batch of version 2 holds commits of transactions over several shards: a
+// record follows each count, empty where the transaction is no commit, and a
+// commit's effects are followed by their numbers in the whole transaction.
+//
 // Numbers are unsigned varints, keys and values are preceded by their length.
 // The first byte is the format's version; no encoded kvdpb.ShardCommand begins
 // with it, so the two kinds of commands share a log ([IsBatch]).
