@@ -130,7 +130,7 @@ func (x *parts) inquire(ctx context.Context, q *kvdpb.TxnRecord) {
 	}
 	x.t.r.counters.recovered.Add(1)
 	x.mu.Lock()
-	var due []step
+	var due []txnStep
 	if p := x.mu.byID[string(q.GetTxn())]; p != nil && p.phase == partPrepared && !x.mu.closed {
 		x.decideLocked(p, reply.GetRevision())
 		due = x.dueLocked()
