@@ -29,11 +29,6 @@ var (
 	errClosed = errors.New("router is closed")
 )
 
-// spansShardsError says that a write does not lie in one shard.
-func spansShardsError(a, b uint64) error {
-	return status.Errorf(codes.Unimplemented, "kvd: transaction spans shards %d and %d: not supported yet", a, b)
-}
-
 // verdict is what an error means for the request that met it.
 type verdict int
 

@@ -33,6 +33,8 @@ const (
 	opPut
 	opDelete
 	opTxn
+	// opPart is a step of a transaction over several shards.
+	opPart
 )
 
 // Flags of a request frame.
@@ -106,7 +108,7 @@ func decodeRequestFrame(b []byte) (f requestFrame, err error) {
 			r.bad = true
 		}
 	}
-	if f.op < opRange || f.op > opTxn || flags&^(flagConfirm|flagReadRev) != 0 {
+	if f.op < opRange || f.op > opPart || flags&^(flagConfirm|flagReadRev) != 0 {
 		r.bad = true
 	}
 	f.body = r.b
@@ -268,6 +270,11 @@ func decodeResolveReply(b []byte) (id uint64, answers []resolved, more bool, err
 
 // appendReplyBody appends the response of a reply without its header.
 func appendReplyBody(b []byte, rep *shard.Reply) []byte {
+	if rep.Part != nil {
+		// Marshalling a message without required fields does not fail.
+		b, _ = proto.MarshalOptions{}.MarshalAppend(b, rep.Part)
+		return b
+	}
 	b, _ = wire.AppendBody(b, response(rep))
 	return b
 }
@@ -283,6 +290,8 @@ func response(rep *shard.Reply) proto.Message {
 		return rep.Delete
 	case rep.Txn != nil:
 		return rep.Txn
+	case rep.Part != nil:
+		return rep.Part
 	}
 	return nil
 }

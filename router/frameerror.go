@@ -26,6 +26,7 @@ const (
 	replyTooLarge
 	replyNotServing
 	replyNoSequencer
+	replyLatchLost
 )
 
 const (
@@ -68,6 +69,8 @@ func appendError(b []byte, err error) []byte {
 		return append(b, replyTooLarge)
 	case errors.Is(err, ownership.ErrNoSequencer):
 		return append(b, replyNoSequencer)
+	case errors.Is(err, shard.ErrLatchLost):
+		return append(b, replyLatchLost)
 	}
 	st := status.FromContextError(err)
 	if st.Code() == codes.Unknown {
@@ -130,6 +133,8 @@ func (r *frameReader) error(st byte) error {
 		return &ownership.ErrNotServing{SeqEpoch: r.uvarint()}
 	case replyNoSequencer:
 		return ownership.ErrNoSequencer
+	case replyLatchLost:
+		return shard.ErrLatchLost
 	}
 	r.bad = true
 	return nil

@@ -55,12 +55,12 @@ func (r *Router) Put(ctx context.Context, req *pb.PutRequest) (*pb.PutResponse, 
 	return typed(ctx, r, req, &pb.PutResponse{})
 }
 
-// DeleteRange deletes keys of one shard.
+// DeleteRange deletes keys, whatever shards they lie in, in one revision.
 func (r *Router) DeleteRange(ctx context.Context, req *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
 	return typed(ctx, r, req, &pb.DeleteRangeResponse{})
 }
 
-// Txn carries out a transaction inside one shard.
+// Txn carries out a transaction, whatever shards its keys lie in.
 func (r *Router) Txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	return typed(ctx, r, req, &pb.TxnResponse{})
 }
@@ -101,7 +101,7 @@ func (r *Router) doDelete(ctx context.Context, req *pb.DeleteRangeRequest, raw [
 	}
 	res, err := r.fly(ctx, f, &q)
 	if errors.Is(err, errSplit) {
-		err = r.spansShards(&q)
+		return r.deleteAcross(ctx, req)
 	}
 	return res.response(), err
 }
@@ -124,16 +124,7 @@ func (r *Router) doTxn(ctx context.Context, req *pb.TxnRequest, raw []byte) (Res
 	q.span, f.buf = h.span(f.buf)
 	res, err := r.fly(ctx, f, &q)
 	if errors.Is(err, errSplit) {
-		err = r.spansShards(&q)
+		return r.doAcross(ctx, req)
 	}
 	return res.response(), err
-}
-
-// spansShards names the first and the last shard that a request touches.
-func (r *Router) spansShards(q *op) error {
-	parts, ok := r.routes.split(q.span)
-	if !ok || len(parts) < 2 {
-		return errNoRoute
-	}
-	return spansShardsError(parts[0].desc.Shard, parts[len(parts)-1].desc.Shard)
 }

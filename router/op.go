@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router/wire"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/ownership"
@@ -20,6 +21,8 @@ type op struct {
 	put *pb.PutRequest
 	del *pb.DeleteRangeRequest
 	txn *pb.TxnRequest
+	// part is kvd's own, the others are etcd's.
+	part *kvdpb.PartRequest
 	// raw is the client's own encoding of the request, if it is known.
 	raw []byte
 	// span covers all keys of the request. The keys lie in one shard exactly if
@@ -41,6 +44,8 @@ func (q *op) message() proto.Message {
 		return q.put
 	case opDelete:
 		return q.del
+	case opPart:
+		return q.part
 	}
 	return q.txn
 }
@@ -51,6 +56,11 @@ func (q *op) body() []byte {
 		return q.raw
 	}
 	m := q.message()
+	if q.kind == opPart {
+		// Marshalling a message without required fields does not fail.
+		b, _ := proto.Marshal(m)
+		return b
+	}
 	n, _ := wire.SizeRequest(m)
 	b, _ := wire.AppendRequest(make([]byte, 0, n), m)
 	return b
@@ -58,7 +68,7 @@ func (q *op) body() []byte {
 
 // fill sets what is the op's in a shard's request.
 func (q *op) fill(req *shard.Request) {
-	req.Range, req.Put, req.Delete, req.Txn = q.rng, q.put, q.del, q.txn
+	req.Range, req.Put, req.Delete, req.Txn, req.Part = q.rng, q.put, q.del, q.txn, q.part
 	req.Confirm, req.ReadRev, req.ReadStamp = q.confirm, q.readRev, q.stamp
 }
 

@@ -22,6 +22,9 @@ type Router struct {
 	// links is copied on write, so that requests find a link without a lock.
 	links  atomic.Pointer[map[uint64]*link]
 	flight sync.Pool
+	// across guards what attempts of transactions share with those who touch
+	// their latches. It is held for a few instructions.
+	across sync.Mutex
 
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -316,22 +316,6 @@ func TestReplyWaitsForConnection(t *testing.T) {
 	require.Equal(t, 1, w.writes)
 }
 
-func TestWritesOverShardsAreRefused(t *testing.T) {
-	w := newWorld(t, 2, "g", "p")
-	for _, m := range w.members {
-		_, err := m.router.Txn(context.Background(), &pb.TxnRequest{Success: []*pb.RequestOp{op1("z")}, Failure: []*pb.RequestOp{op1("a")}})
-		require.Equal(t, codes.Unimplemented, status.Code(err))
-		require.Equal(t, "kvd: transaction spans shards 100 and 102: not supported yet", status.Convert(err).Message())
-		_, err = m.router.DeleteRange(context.Background(), &pb.DeleteRangeRequest{Key: []byte("h"), RangeEnd: []byte{0}})
-		require.Equal(t, "kvd: transaction spans shards 101 and 102: not supported yet", status.Convert(err).Message())
-		_, err = m.router.Txn(context.Background(), &pb.TxnRequest{
-			Compare: []*pb.Compare{{Key: []byte("a")}}, Success: []*pb.RequestOp{op1("h")},
-		})
-		require.Equal(t, codes.Unimplemented, status.Code(err))
-	}
-	require.Zero(t, w.writes)
-}
-
 func TestTransactionOfNothing(t *testing.T) {
 	w := newWorld(t, 2)
 	put(t, w.member(1).router, "a", "v")

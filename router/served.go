@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/multiraft/peer"
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router/wire"
 	"github.com/kvd-io/kvd/shard"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -85,6 +87,9 @@ func (s *served) decode(body []byte) error {
 	case opDelete:
 		s.req.Delete = &pb.DeleteRangeRequest{}
 		return wire.Unmarshal(body, s.req.Delete)
+	case opPart:
+		s.req.Part = &kvdpb.PartRequest{}
+		return proto.Unmarshal(body, s.req.Part)
 	}
 	s.req.Txn = &pb.TxnRequest{}
 	return wire.Unmarshal(body, s.req.Txn)
@@ -104,7 +109,10 @@ func (s *served) answer(rep *shard.Reply, err error) {
 		s.send(func(b []byte) []byte { return appendReplyError(b, s.id, err) })
 		return
 	}
-	size, _ := wire.SizeBody(response(rep))
+	size, ok := wire.SizeBody(response(rep))
+	if !ok {
+		size = proto.Size(response(rep))
+	}
 	switch {
 	case size > maxReply && s.kind == opRange:
 		s.answer(nil, errTooLarge)

@@ -29,7 +29,7 @@ func (m *Member) wire() error {
 	m.manager, err = manager.New(manager.Config{
 		Member: m.id.member, Incarnation: m.id.incarnation, Dir: m.dir.Join("shards"), Engine: m.engine,
 		Raft: m.host, Bind: func(id uint64) shard.Raft { return shard.Bind(m.host, id) },
-		Placement: placementView{m.placement}, Sequencer: seq, Sink: m.hub,
+		Placement: placementView{m.placement}, Sequencer: seq, Sink: m.hub, Txns: txns{m},
 		Changed: func(id uint64) { m.router.OwnerChanged(id) },
 		Logger:  m.log.Named("shard"),
 	})
@@ -47,6 +47,18 @@ func (m *Member) wire() error {
 	m.onClose(m.router.Close)
 	m.router.Register(m.mesh.Registrar())
 	return nil
+}
+
+// txns is the router in the words of package shard. No replica serves, and so asks,
+// before the router is made.
+type txns struct{ m *Member }
+
+func (x txns) Inquire(ctx context.Context, record *kvdpb.TxnRecord) (*kvdpb.PartReply, error) {
+	return x.m.router.Inquire(ctx, record)
+}
+
+func (x txns) Settle(ctx context.Context, record *kvdpb.TxnRecord) error {
+	return x.m.router.Settle(ctx, record)
 }
 
 func (m *Member) closeManager() {

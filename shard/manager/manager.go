@@ -52,7 +52,9 @@ type Config struct {
 	Placement Placement
 	Sequencer shard.Sequencer
 	Sink      shard.Sink
-	Limits    shard.Limits
+	// Txns finishes transactions over several shards whose coordinator does not.
+	Txns   shard.TxnResolver
+	Limits shard.Limits
 	// Changed is told of each replica that begins or ends to serve, from a
 	// goroutine of the manager.
 	Changed func(shard uint64)
@@ -458,7 +460,7 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		Member: m.cfg.Member, Incarnation: m.cfg.Incarnation,
 		Shard: a.shard, Replica: a.replica, Descriptor: desc,
 		Engine: m.cfg.Engine, Dir: m.disk.store(a.shard, a.replica),
-		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Rounds: m.rounds,
+		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Rounds: m.rounds, Txns: m.cfg.Txns,
 		OnPending:   func(uint64, *kvdpb.Descriptor) { m.Wake() },
 		OnSplitDone: func(uint64, uint64) { m.Wake() },
 		OnOwner: func(id uint64) {

@@ -42,6 +42,7 @@ var surfaceTests = []struct {
 	{"TxnCompares", testTxnCompares},
 	{"TxnEffects", testTxnEffects},
 	{"TxnNested", testTxnNested},
+	{"TxnOverRanges", testTxnOverRanges},
 	{"ConcurrentCounters", testConcurrentCounters},
 	{"ReadYourWrites", testReadYourWrites},
 	{"Serializable", testSerializable},

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/status"
 
 	"github.com/kvd-io/kvd/tests/cluster"
 )
@@ -158,33 +157,5 @@ func TestSplitUnderLoad(t *testing.T) {
 	waitFor(t, e.cli)
 	if got := e.get(t, p, clientv3.WithPrefix()); fmt.Sprint(got.Kvs) != fmt.Sprint(want.Kvs) {
 		t.Errorf("after all were killed: %d keys, were %d", len(got.Kvs), len(want.Kvs))
-	}
-}
-
-// TestTxnOverShards: a transaction over several shards is not yet possible; it is refused with a clear error and does nothing.
-func TestTxnOverShards(t *testing.T) {
-	onlyKvd(t)
-	c := startCluster(t, cluster.Options{})
-	e := &env{cluster: c, cli: client(t, c), sharded: true}
-	e.put(t, "a", "1")
-	e.put(t, "z", "1")
-	e.split(t, "m")
-	rev := e.revision(t)
-	for name, call := range map[string]func() error{
-		"txn": func() error {
-			_, err := e.cli.Txn(within(t, 5*time.Second)).Then(clientv3.OpPut("a", "2"), clientv3.OpPut("z", "2")).Commit()
-			return err
-		},
-		"delete": func() error {
-			_, err := e.cli.Delete(within(t, 5*time.Second), "a", clientv3.WithRange("zz"))
-			return err
-		},
-	} {
-		if err := call(); err == nil || !strings.Contains(status.Convert(err).Message(), "shard") {
-			t.Errorf("%s over two shards: %v", name, err)
-		}
-	}
-	if got := e.get(t, "a", clientv3.WithRange("zz")); got.Header.Revision != rev || got.Count != 2 || string(got.Kvs[0].Value) != "1" {
-		t.Errorf("a refused transaction did something: %v", got)
 	}
 }
