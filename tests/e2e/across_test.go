@@ -113,7 +113,7 @@ func TestBank(t *testing.T) {
 	onlyKvd(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	c := startCluster(t, cluster.Options{})
+	c := startCluster(t, cluster.Options{Members: 3})
 	e := &env{cluster: c, cli: client(t, c), sharded: true}
 	for i := range bankAccounts {
 		e.put(t, bankKey(i), strconv.Itoa(bankStart))
