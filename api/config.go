@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/kvd-io/kvd/backup"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
 	"github.com/kvd-io/kvd/watch"
@@ -47,6 +48,11 @@ type Cluster interface {
 	Barrier(ctx context.Context) error
 }
 
+// Snapshots saves snapshots of the whole store. *backup.Saver is one.
+type Snapshots interface {
+	Save(ctx context.Context) (*backup.File, error)
+}
+
 // Storage is what this member's replicas add up to.
 type Storage struct {
 	// DiskBytes is the space on disk, LiveBytes what of it is in use.
@@ -73,7 +79,9 @@ type Config struct {
 	Watcher Watcher
 	Cluster Cluster
 	Storage func() Storage
-	Ports   []Port
+	// Snapshots may be nil: then there are none.
+	Snapshots Snapshots
+	Ports     []Port
 	// TLS is needed if a port is secure.
 	TLS    *tls.Config
 	Logger *zap.Logger

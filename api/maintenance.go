@@ -7,7 +7,6 @@ import (
 	"github.com/kvd-io/kvd/version"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -16,9 +15,10 @@ import (
 type maintenanceServer struct {
 	pb.UnimplementedMaintenanceServer
 	headers
-	router  Router
-	storage func() Storage
-	quota   int64
+	router    Router
+	storage   func() Storage
+	snapshots Snapshots
+	quota     int64
 	// index is the largest raft index that was reported. What is reported adds up
 	// the shards of this member, and must not fall when one leaves.
 	index atomic.Uint64
@@ -98,11 +98,6 @@ func (s *maintenanceServer) Alarm(_ context.Context, req *pb.AlarmRequest) (*pb.
 		return nil, status.Error(codes.Unimplemented, "kvd: alarms are not supported yet")
 	}
 	return &pb.AlarmResponse{Header: s.header(s.storage().Revision)}, nil
-}
-
-// Snapshot implements pb.MaintenanceServer.
-func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
-	return status.Error(codes.Unimplemented, "kvd: snapshots are not supported yet")
 }
 
 // MoveLeader implements pb.MaintenanceServer.

@@ -145,7 +145,7 @@ func (s *Server) register() {
 	})
 	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{headers: h})
-	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{headers: h, router: s.cfg.Router, storage: s.cfg.Storage, quota: s.cfg.QuotaBytes})
+	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, quota: s.cfg.QuotaBytes})
 	kvdpb.RegisterShardAdminServer(s.grpc, &shardServer{router: s.cfg.Router, cluster: s.cfg.Cluster})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 }

@@ -30,6 +30,7 @@ type Store struct {
 	// replaced waits for the generations that ReadSnapshot took out of use.
 	replaced sync.WaitGroup
 	marker   *atomicfs.Marker
+	pins     pinSet
 }
 
 const (
@@ -106,6 +107,7 @@ func (s *Store) removeOtherGenerations(name string) error {
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		close(s.closing)
+		s.pins.close()
 		s.replacing.Lock()
 		defer s.replacing.Unlock()
 		if g := s.current.Load(); g != nil && s.failure() == nil {

@@ -21,7 +21,7 @@ func (m *Member) openAPI(context.Context) error {
 		return fmt.Errorf("TLS of the client port: %w", err)
 	}
 	m.api, err = api.New(api.Config{
-		Member: m.id.member, Router: m.router, Watcher: m.hub, Cluster: m.placement, Storage: m.storage,
+		Member: m.id.member, Router: m.router, Watcher: m.hub, Cluster: m.placement, Storage: m.storage, Snapshots: m.backup,
 		Ports: ports, TLS: tlsConfig, Logger: m.log.Named("api"),
 		MaxRequestBytes: m.cfg.MaxRequestBytes, MaxTxnOps: m.cfg.MaxTxnOps, MaxConcurrentStreams: m.cfg.MaxConcurrentStreams,
 		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kvd-io/kvd/api"
+	"github.com/kvd-io/kvd/backup"
 	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/mvcc"
@@ -52,6 +53,7 @@ type Member struct {
 	hub       *watch.Hub
 	manager   *manager.Manager
 	router    *router.Router
+	backup    *backup.Saver
 	api       *api.Server
 
 	// shown is the largest size that Status told: it never falls.
@@ -99,7 +101,7 @@ func (m *Member) undo() {
 
 func (m *Member) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		m.openDirectory, m.openEngine, m.openMesh, m.openPlacement, m.openShards, m.openAPI, m.run, m.becomeReady,
+		m.openDirectory, m.openEngine, m.openMesh, m.openPlacement, m.openShards, m.openBackup, m.openAPI, m.run, m.becomeReady,
 	} {
 		if err := step(ctx); err != nil {
 			return err

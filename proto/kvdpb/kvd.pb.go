@@ -154,7 +154,10 @@ type Descriptor struct {
 	// phase of a split-born shard's beginning.
 	Phase Descriptor_Phase `protobuf:"varint,8,opt,name=phase,proto3,enum=kvdpb.Descriptor_Phase" json:"phase,omitempty"`
 	// seeded lists the members that confirmed a durable seed.
-	Seeded        []uint64 `protobuf:"varint,9,rep,packed,name=seeded,proto3" json:"seeded,omitempty"`
+	Seeded []uint64 `protobuf:"varint,9,rep,packed,name=seeded,proto3" json:"seeded,omitempty"`
+	// restored says that the group began from a snapshot file: as with a
+	// split-born one, each of its initial members holds a seed before it starts.
+	Restored      bool `protobuf:"varint,70,opt,name=restored,proto3" json:"restored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +253,13 @@ func (x *Descriptor) GetSeeded() []uint64 {
 		return x.Seeded
 	}
 	return nil
+}
+
+func (x *Descriptor) GetRestored() bool {
+	if x != nil {
+		return x.Restored
+	}
+	return false
 }
 
 // Member is one kvd process as the cluster knows it.
@@ -609,7 +619,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x06member\x18\x01 \x01(\x04R\x06member\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x1d\n" +
 	"\n" +
-	"non_voting\x18\x03 \x01(\bR\tnonVoting\"\xbf\x02\n" +
+	"non_voting\x18\x03 \x01(\bR\tnonVoting\"\xdb\x02\n" +
 	"\n" +
 	"Descriptor\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +
@@ -622,7 +632,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\ainitial\x18\x06 \x03(\v2\x0e.kvdpb.ReplicaR\ainitial\x12\x16\n" +
 	"\x06parent\x18\a \x01(\x04R\x06parent\x12-\n" +
 	"\x05phase\x18\b \x01(\x0e2\x17.kvdpb.Descriptor.PhaseR\x05phase\x12\x16\n" +
-	"\x06seeded\x18\t \x03(\x04R\x06seeded\"\x1e\n" +
+	"\x06seeded\x18\t \x03(\x04R\x06seeded\x12\x1a\n" +
+	"\brestored\x18F \x01(\bR\brestored\"\x1e\n" +
 	"\x05Phase\x12\b\n" +
 	"\x04LIVE\x10\x00\x12\v\n" +
 	"\aSEEDING\x10\x01\"\x9e\x01\n" +

@@ -334,9 +334,14 @@ type PlacementInit struct {
 	ClusterId uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	Members   []*Member              `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
 	// shards are the first descriptors; they tile the whole key space.
-	Shards        []*Descriptor `protobuf:"bytes,3,rep,name=shards,proto3" json:"shards,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Shards []*Descriptor `protobuf:"bytes,3,rep,name=shards,proto3" json:"shards,omitempty"`
+	// revision is the current one of a cluster that begins from a snapshot file,
+	// compact_revision its compaction revision; both are zero for one that begins
+	// empty.
+	Revision        int64 `protobuf:"varint,70,opt,name=revision,proto3" json:"revision,omitempty"`
+	CompactRevision int64 `protobuf:"varint,71,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PlacementInit) Reset() {
@@ -388,6 +393,20 @@ func (x *PlacementInit) GetShards() []*Descriptor {
 		return x.Shards
 	}
 	return nil
+}
+
+func (x *PlacementInit) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PlacementInit) GetCompactRevision() int64 {
+	if x != nil {
+		return x.CompactRevision
+	}
+	return 0
 }
 
 // PlacementServing says that the sequencer of the epoch has waited out its
@@ -1134,12 +1153,14 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	" \x01(\v2\x11.kvdpb.AbortSplitH\x00R\n" +
 	"abortSplit\x12(\n" +
 	"\x04auth\x18\x14 \x01(\v2\x12.kvdpb.AuthCommandH\x00R\x04authB\t\n" +
-	"\acommand\"\x82\x01\n" +
+	"\acommand\"\xc9\x01\n" +
 	"\rPlacementInit\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12'\n" +
 	"\amembers\x18\x02 \x03(\v2\r.kvdpb.MemberR\amembers\x12)\n" +
-	"\x06shards\x18\x03 \x03(\v2\x11.kvdpb.DescriptorR\x06shards\"G\n" +
+	"\x06shards\x18\x03 \x03(\v2\x11.kvdpb.DescriptorR\x06shards\x12\x1a\n" +
+	"\brevision\x18F \x01(\x03R\brevision\x12)\n" +
+	"\x10compact_revision\x18G \x01(\x03R\x0fcompactRevision\"G\n" +
 	"\x10PlacementServing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +

@@ -1,0 +1,50 @@
+package server
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/kvd-io/kvd/backup"
+	"github.com/kvd-io/kvd/shard"
+	"github.com/kvd-io/kvd/shard/manager"
+	"github.com/kvd-io/kvd/version"
+)
+
+// openBackup makes what saves snapshots of the whole store on this member, and
+// serves the replicas here to other members that do.
+func (m *Member) openBackup(context.Context) error {
+	saver, err := backup.New(backup.Config{
+		Member: m.id.member, Dir: m.dir.Join("backup"), Cluster: backupCluster{sequencer{m.placement}, m}, Replicas: m.manager,
+		ClusterVersion: version.Cluster(), Logger: m.log.Named("backup"),
+	})
+	if err != nil {
+		return err
+	}
+	m.backup = saver
+	saver.Register(m.mesh.Registrar())
+	return nil
+}
+
+// backupCluster is this member in the words of package backup.
+type backupCluster struct {
+	sequencer
+	m *Member
+}
+
+func (c backupCluster) Resolve(ctx context.Context, rev int64, shards []uint64, answer func(shard.Resolved)) {
+	c.m.router.Resolve(ctx, rev, shards, answer)
+}
+
+func (c backupCluster) Conn(member uint64) (grpc.ClientConnInterface, error) {
+	conn, err := c.m.mesh.Conn(member)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+var (
+	_ backup.Cluster  = backupCluster{}
+	_ backup.Replicas = (*manager.Manager)(nil)
+)
