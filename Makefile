@@ -41,6 +41,10 @@ demo: build ## Three members, real data, splits under load, one kill -9; checks 
 bench: build ## Compare with etcd and with an empty gRPC server on this machine.
 	cd tests/bench && go run -buildvcs=false . $(ARGS)
 
+.PHONY: test-etcd
+test-etcd: build ## etcd's own tests against kvd, e.g. make test-etcd ARGS='-mode split -run TestKV'.
+	cd tests/etcd && go run -buildvcs=false . $(ARGS)
+
 # Tests of whole clusters run the binaries of `make build`.
 CLUSTER_ENV := KVD_TEST_BIN=$(CURDIR)/bin/kvd KVD_TEST_KVCTL=$(CURDIR)/bin/kvctl
 
@@ -48,6 +52,7 @@ CLUSTER_ENV := KVD_TEST_BIN=$(CURDIR)/bin/kvd KVD_TEST_KVCTL=$(CURDIR)/bin/kvctl
 test: build ## Unit tests with the race detector, then the tests of whole clusters.
 	go test -race -timeout 10m $$(go list ./... | grep -vE '^$(MODULE)/(tests/e2e|internal/lint)')
 	cd tests/bench && go test .
+	cd tests/etcd && go test .
 	$(CLUSTER_ENV) go test -count=1 -timeout 12m ./tests/e2e/...
 
 .PHONY: test-race
@@ -67,6 +72,7 @@ lint: $(TOOLS)/staticcheck $(TOOLS)/buf ## Formatting, vet, staticcheck, the rul
 	cd proto && ../$(TOOLS)/buf lint
 	go vet ./...
 	cd tests/bench && go vet ./...
+	cd tests/etcd && go vet ./...
 	$(TOOLS)/staticcheck ./...
 	go test -count=1 ./internal/lint
 

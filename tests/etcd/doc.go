@@ -1,0 +1,16 @@
+// Package main runs etcd's own black-box tests against kvd.
+//
+// The tests are those of the package tests/common of etcd's module go.etcd.io/etcd/tests/v3, built with the tag e2e:
+// they start the program named etcd in a directory, drive it with etcdctl, and know nothing of kvd. This program fills
+// that directory (etcd is kvd; etcdctl and etcdutl come from their modules), runs the tests in one of the modes below,
+// and compares what failed with the list in expected.txt.
+//
+//   - one: every cluster has one shard, as kvd starts by default.
+//   - split: every cluster is born with its key space cut at keys that the tests use, so that their transactions, ranges,
+//     deletions and watches go over several shards.
+//
+// It succeeds only if the list is exactly right: a test that fails and is not on it, a test on it that passes, one that
+// skips itself for a reason that is not etcd's own, and one that never ran are all failures.
+//
+// It must never change what a test sees beyond the mode: no retries, no longer waits, no edited tests.
+package main

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// event is a line of test2json.
+type event struct {
+	Action, Test, Output string
+}
+
+// result is what came of one test with all its parts.
+type result struct {
+	ended bool
+	// skipped: the test skips itself on etcd as well.
+	skipped bool
+	// fault says what is wrong; empty if the test passed.
+	fault string
+	lines []string
+	// last is the last line of each part, for the reason of a skip.
+	last map[string]string
+}
+
+// skippedOnEtcd are tests that etcd has not written yet: they only skip themselves.
+var skippedOnEtcd = regexp.MustCompile(`^Test(Downgrade|MoveLeader|Snapshot)With(No|Invalid|Root|User)Auth$`)
+
+// maxLines bounds what is kept of a test's output in memory; the log has all of it.
+const maxLines = 400
+
+// etcdSkips are the reasons for which etcd's tests skip parts of themselves on etcd as well.
+var etcdSkips = []string{"Skipping test for single-member cluster", "options not supported by RangeStream"}
+
+// take adds an event to the results of tests.
+func take(results map[string]*result, e *event) {
+	if e.Test == "" {
+		return
+	}
+	name, _, part := strings.Cut(e.Test, "/")
+	r := results[name]
+	if r == nil {
+		r = &result{last: map[string]string{}}
+		results[name] = r
+	}
+	switch e.Action {
+	case "output":
+		r.lines = append(r.lines, e.Output)
+		if len(r.lines) > maxLines {
+			r.lines = r.lines[len(r.lines)-maxLines:]
+		}
+		if !strings.HasPrefix(strings.TrimSpace(e.Output), "---") {
+			r.last[e.Test] = strings.TrimSpace(e.Output)
+		}
+	case "skip":
+		if !part && skippedOnEtcd.MatchString(name) {
+			r.ended, r.skipped = true, true
+			return
+		}
+		if why := r.last[e.Test]; !skipsOnEtcd(why) && r.fault == "" {
+			r.fault = fmt.Sprintf("skips itself: %q", why)
+		}
+		r.ended = r.ended || !part
+	case "fail":
+		if !part {
+			r.ended, r.fault = true, "fails"
+		}
+	case "pass":
+		r.ended = r.ended || !part
+	}
+}
+
+func skipsOnEtcd(why string) bool {
+	for _, known := range etcdSkips {
+		if strings.Contains(why, known) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *result) passed() bool { return r.ended && r.fault == "" }
+
+func (r *result) output() string { return strings.Join(r.lines, "") }
