@@ -24,6 +24,7 @@
 //     each once, never a part of a revision. Below it they answer ErrCompacted.
 //   - Hash depends on nothing but the agreed history: replicas that have collected
 //     differently far agree, and the hashes of parts add up to that of the whole.
+//     StateHash does not change when what lies below its revision is compacted.
 //   - Opening a store takes milliseconds whatever its size. No index is rebuilt.
 //   - Seed, Checkpoint and ReadSnapshot build aside and then take effect in one
 //     step; a crash in the middle leaves what was there.

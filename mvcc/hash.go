@@ -20,6 +20,17 @@ import (
 // So the hashes of adjacent spans add up to the hash of both, wherever shards
 // are cut, provided that all have the same compaction revision.
 func (sn *Snapshot) Hash(ctx context.Context, span keyspace.Span, rev int64) (uint32, error) {
+	return sn.hash(ctx, span, rev, false)
+}
+
+// StateHash returns a checksum of the state of span at rev, 0 being the newest:
+// of the version of each key that is live there. Unlike Hash it stays the same
+// when history below rev is compacted. It adds up as Hash does.
+func (sn *Snapshot) StateHash(ctx context.Context, span keyspace.Span, rev int64) (uint32, error) {
+	return sn.hash(ctx, span, rev, true)
+}
+
+func (sn *Snapshot) hash(ctx context.Context, span keyspace.Span, rev int64, state bool) (uint32, error) {
 	if err := sn.readable(rev); err != nil {
 		return 0, err
 	}
@@ -30,11 +41,15 @@ func (sn *Snapshot) Hash(ctx context.Context, span keyspace.Span, rev int64) (ui
 	if rev == 0 {
 		rev = sn.meta.last
 	}
+	compact := sn.meta.compact
+	if state {
+		compact = rev
+	}
 	it, err := sn.rows(scanOptions(appendPrefix(nil, span.Start), appendPrefix(nil, span.End)))
 	if err != nil {
 		return 0, err
 	}
-	h := historyHash{rev: rev, compact: sn.meta.compact, digest: xxhash.New()}
+	h := historyHash{rev: rev, compact: compact, digest: xxhash.New()}
 	rows := 0
 	for valid := it.First(); valid && err == nil; valid = it.Next() {
 		if rows++; rows%checkEvery == 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"sort"
 
 	"github.com/cespare/xxhash/v2"
@@ -158,7 +159,10 @@ func (w *twin) check(t require.TestingT, sn *Snapshot, spans []keyspace.Span, re
 			require.EqualValues(t, len(want), n, "count "+what)
 			h, err := sn.Hash(ctx, span, rev)
 			require.NoError(t, err, what)
-			require.Equal(t, w.hash(span, rev), h, "hash "+what)
+			require.Equal(t, w.hash(span, rev, w.compact), h, "hash "+what)
+			h, err = sn.StateHash(ctx, span, rev)
+			require.NoError(t, err, what)
+			require.Equal(t, w.hash(span, rev, math.MaxInt64), h, "state hash "+what)
 			w.checkOptions(t, sn, span, rev, want)
 			w.checkEvents(t, sn, span, max(rev, 1))
 		}
@@ -186,8 +190,8 @@ func (w *twin) keys() []string {
 	return keys
 }
 
-// hash follows the definition in Snapshot.Hash, key by key.
-func (w *twin) hash(span keyspace.Span, rev int64) (sum uint32) {
+// hash follows the definition in Snapshot.Hash, key by key, of a history that begins at compact.
+func (w *twin) hash(span keyspace.Span, rev, compact int64) (sum uint32) {
 	if rev == 0 {
 		rev = w.last
 	}
@@ -209,7 +213,7 @@ func (w *twin) hash(span keyspace.Span, rev int64) (sum uint32) {
 	for _, ev := range w.events {
 		switch {
 		case !span.Contains([]byte(ev.key)) || ev.rev > rev:
-		case ev.rev > w.compact:
+		case ev.rev > compact:
 			add(ev)
 		default:
 			base[ev.key] = ev

@@ -44,8 +44,8 @@ type View interface {
 	CompactRevision() int64
 	Applied() uint64
 	Generation() uint64
-	// Hash is that of the history of span at rev; see mvcc.
-	Hash(ctx context.Context, span keyspace.Span, rev int64) (uint32, error)
+	// StateHash is that of the state of span at rev; see mvcc.
+	StateHash(ctx context.Context, span keyspace.Span, rev int64) (uint32, error)
 	Span() keyspace.Span
 	Close()
 }

@@ -650,7 +650,7 @@ func (v *fakeView) Generation() uint64     { return v.desc.Generation }
 func (v *fakeView) Span() keyspace.Span    { return spanOf(v.desc) }
 func (v *fakeView) Close()                 {}
 
-func (v *fakeView) Hash(_ context.Context, span keyspace.Span, rev int64) (sum uint32, _ error) {
+func (v *fakeView) StateHash(_ context.Context, span keyspace.Span, rev int64) (sum uint32, _ error) {
 	for _, kv := range v.all(span, rev) {
 		for _, b := range kv.Key {
 			sum += uint32(b) * uint32(kv.ModRevision)

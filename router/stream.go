@@ -20,9 +20,10 @@ import (
 // RangeStream answers a range in key order as a sequence of responses with
 // about half a megabyte each, all of one revision. Only the last one has a
 // header, more and count. The request must have no other order and no revision
-// filters.
+// filters. One that names another target than the key without an order is sorted
+// by it, as in etcd, and so cannot be told in parts.
 func (r *Router) RangeStream(ctx context.Context, req *pb.RangeRequest, send func(*pb.RangeResponse) error) error {
-	if req.CountOnly || len(req.RangeEnd) == 0 {
+	if req.CountOnly || len(req.RangeEnd) == 0 || req.SortTarget != pb.RangeRequest_KEY {
 		m, err := r.Range(ctx, req)
 		if err != nil {
 			return err
