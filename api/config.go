@@ -44,8 +44,19 @@ type Cluster interface {
 	SequencerMember() uint64
 	// Term never falls.
 	Term() uint64
-	// Barrier is a linearizable read of the members.
+	// Barrier is a linearizable read of the members and of all else that the
+	// methods here answer.
 	Barrier(ctx context.Context) error
+	// MoveSequencer makes another member the leader that clients are told of, from
+	// this one. It returns once that is so.
+	MoveSequencer(ctx context.Context, to uint64) error
+	// StandingAlarms must not be changed.
+	StandingAlarms() []*kvdpb.Alarm
+	RaiseAlarm(ctx context.Context, a *kvdpb.Alarm) error
+	ClearAlarm(ctx context.Context, a *kvdpb.Alarm, anyCause bool) error
+	// Downgrade is the version that the cluster was told to go back to.
+	Downgrade() string
+	SetDowngrade(ctx context.Context, target string) error
 }
 
 // Snapshots saves snapshots of the whole store. *backup.Saver is one.
@@ -92,8 +103,8 @@ type Config struct {
 	MaxConcurrentStreams       uint32
 	// The keepalive settings are etcd's flags; 0 turns the server's pings off.
 	KeepAliveMinTime, KeepAliveInterval, KeepAliveTimeout time.Duration
-	// QuotaBytes is reported in Status.
-	QuotaBytes int64
+	// Guard keeps out what alarms and lack of space rule out; nil admits all.
+	Guard Guard
 	// ElectionTimeout is the tick of the watch on lost leaders.
 	ElectionTimeout time.Duration
 	// RequestTimeout bounds health checks.
@@ -107,7 +118,7 @@ type Config struct {
 	// host names that HTTP pages answer to; empty, or with "*", is all.
 	Gateway             bool
 	CORS, HostWhitelist []string
-	// Alarms are the alarms that are active; nil is none ever.
+	// Alarms are the alarms that health looks at; nil is those of the cluster.
 	Alarms func() []*pb.AlarmMember
 	// CertificateNames says whether names of client certificates count as users;
 	// nil is never.
@@ -125,7 +136,6 @@ type Config struct {
 const (
 	defaultMaxRequestBytes = 1536 << 10
 	defaultMaxTxnOps       = 128
-	defaultQuotaBytes      = 2 << 30
 	// overheadBytes is how much larger than a request its message may be, as in
 	// etcd.
 	overheadBytes = 512 << 10
@@ -153,8 +163,8 @@ func (c *Config) fill() error {
 	if c.MaxConcurrentStreams == 0 {
 		c.MaxConcurrentStreams = math.MaxUint32
 	}
-	if c.QuotaBytes == 0 {
-		c.QuotaBytes = defaultQuotaBytes
+	if c.Guard == nil {
+		c.Guard = openDoor{}
 	}
 	if c.ElectionTimeout == 0 {
 		c.ElectionTimeout = time.Second
@@ -166,7 +176,7 @@ func (c *Config) fill() error {
 		c.Logger = zap.NewNop()
 	}
 	if c.Alarms == nil {
-		c.Alarms = func() []*pb.AlarmMember { return nil }
+		c.Alarms = func() []*pb.AlarmMember { return alarmMembers(c.Cluster.StandingAlarms()) }
 	}
 	if c.CertificateNames == nil {
 		c.CertificateNames = func() bool { return false }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"net"
 	"slices"
 	"sync"
@@ -173,6 +174,45 @@ type fakeCluster struct {
 	mu      sync.Mutex
 	leader  uint64
 	barrier error
+	// moved, alarms and downgrade are what was asked for.
+	moved     uint64
+	alarms    []*kvdpb.Alarm
+	downgrade string
+}
+
+func (c *fakeCluster) MoveSequencer(_ context.Context, to uint64) error {
+	if to != 6 {
+		return rpctypes.ErrGRPCBadLeaderTransferee
+	}
+	c.moved = to
+	return nil
+}
+
+func (c *fakeCluster) StandingAlarms() []*kvdpb.Alarm {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.alarms
+}
+
+func (c *fakeCluster) RaiseAlarm(_ context.Context, a *kvdpb.Alarm) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.alarms = append(c.alarms, a)
+	return nil
+}
+
+func (c *fakeCluster) ClearAlarm(context.Context, *kvdpb.Alarm, bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.alarms = nil
+	return nil
+}
+
+func (c *fakeCluster) Downgrade() string { return c.downgrade }
+
+func (c *fakeCluster) SetDowngrade(_ context.Context, target string) error {
+	c.downgrade = target
+	return nil
 }
 
 func (c *fakeCluster) ClusterID() uint64 { return 1 << 60 }

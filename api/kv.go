@@ -15,6 +15,7 @@ import (
 // kvServer serves etcd's KV service.
 type kvServer struct {
 	headers
+	guard           Guard
 	router          Router
 	gate            *gate
 	stats           *callStats
@@ -88,6 +89,9 @@ func (s *kvServer) serve(ctx context.Context, m proto.Message, raw []byte, reply
 	if err := s.gate.unary(ctx); err != nil {
 		return err
 	}
+	if err := s.admit(ctx, m, len(raw)); err != nil {
+		return err
+	}
 	res, err := s.router.Do(ctx, m, raw)
 	if err != nil {
 		return err
@@ -150,6 +154,9 @@ func (s *kvServer) compact(ctx context.Context, req *pb.CompactionRequest, dec f
 		return nil, err
 	}
 	if err := s.gate.unary(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.guard.Change(); err != nil {
 		return nil, err
 	}
 	resp, err := s.router.Compact(ctx, req)

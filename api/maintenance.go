@@ -3,12 +3,11 @@ package api
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/kvd-io/kvd/version"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // maintenanceServer serves etcd's Maintenance service.
@@ -18,7 +17,9 @@ type maintenanceServer struct {
 	router    Router
 	storage   func() Storage
 	snapshots Snapshots
-	quota     int64
+	guard     Guard
+	// timeout bounds changes of the cluster.
+	timeout time.Duration
 	// index is the largest raft index that was reported. What is reported adds up
 	// the shards of this member, and must not fall when one leaves.
 	index atomic.Uint64
@@ -35,7 +36,7 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 		StorageVersion:   version.Cluster(),
 		DbSize:           st.DiskBytes,
 		DbSizeInUse:      st.LiveBytes,
-		DbSizeQuota:      s.quota,
+		DbSizeQuota:      s.guard.Quota(),
 		Leader:           s.cluster.SequencerMember(),
 		RaftIndex:        index,
 		RaftAppliedIndex: index,
@@ -47,8 +48,14 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 			resp.IsLearner = m.Learner
 		}
 	}
+	if target := s.cluster.Downgrade(); target != "" {
+		resp.DowngradeInfo = &pb.DowngradeInfo{Enabled: true, TargetVersion: target}
+	}
 	if resp.Leader == 0 {
 		resp.Errors = append(resp.Errors, rpctypes.ErrNoLeader.Error())
+	}
+	for _, a := range alarmMembers(s.cluster.StandingAlarms()) {
+		resp.Errors = append(resp.Errors, a.String())
 	}
 	return resp, nil
 }
@@ -89,26 +96,4 @@ func (s *maintenanceServer) Hash(ctx context.Context, _ *pb.HashRequest) (*pb.Ha
 		return nil, err
 	}
 	return &pb.HashResponse{Header: s.header(h.Current), Hash: h.Sum}, nil
-}
-
-// Alarm implements pb.MaintenanceServer: there are no alarms yet to get or to
-// disarm.
-func (s *maintenanceServer) Alarm(_ context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	if req.Action == pb.AlarmRequest_ACTIVATE {
-		return nil, status.Error(codes.Unimplemented, "kvd: alarms are not supported yet")
-	}
-	return &pb.AlarmResponse{Header: s.header(s.storage().Revision)}, nil
-}
-
-// MoveLeader implements pb.MaintenanceServer.
-func (s *maintenanceServer) MoveLeader(context.Context, *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
-	if s.cluster.SequencerMember() != s.member {
-		return nil, rpctypes.ErrGRPCNotLeader
-	}
-	return nil, status.Error(codes.Unimplemented, "kvd: moving the leader is not supported yet")
-}
-
-// Downgrade implements pb.MaintenanceServer.
-func (s *maintenanceServer) Downgrade(context.Context, *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "kvd: there is no older version to downgrade to")
 }

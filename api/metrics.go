@@ -97,7 +97,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	st := c.s.cfg.Storage()
 	gauge(dbSizeDesc, float64(st.DiskBytes))
 	gauge(dbInUseDesc, float64(st.LiveBytes))
-	gauge(quotaDesc, float64(c.s.cfg.QuotaBytes))
+	gauge(quotaDesc, float64(c.s.cfg.Guard.Quota()))
 	gauge(revisionDesc, float64(st.Revision))
 }
 

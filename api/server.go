@@ -140,12 +140,14 @@ func (s *Server) options() []grpc.ServerOption {
 func (s *Server) register() {
 	h := headers{member: s.cfg.Member, cluster: s.cfg.Cluster}
 	s.grpc.RegisterService(kvDesc(), &kvServer{
-		headers: h, router: s.cfg.Router, gate: s.gate, stats: &s.stats, meters: &s.meters,
+		headers: h, router: s.cfg.Router, guard: s.cfg.Guard, gate: s.gate, stats: &s.stats, meters: &s.meters,
 		maxTxnOps: int(s.cfg.MaxTxnOps), maxRequestBytes: int(s.cfg.MaxRequestBytes),
 	})
 	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{headers: h})
-	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, quota: s.cfg.QuotaBytes})
+	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{
+		headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, guard: s.cfg.Guard, timeout: s.cfg.RequestTimeout,
+	})
 	kvdpb.RegisterShardAdminServer(s.grpc, &shardServer{router: s.cfg.Router, cluster: s.cfg.Cluster})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 }

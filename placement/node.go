@@ -217,7 +217,7 @@ func (n *Node) Term() uint64 {
 func (n *Node) Counters() *Counters { return &n.stats }
 
 // Subscribe calls fn with the newest view after each change of members,
-// descriptors, ownership or compaction revision, and once at the beginning. Calls
+// descriptors, ownership, alarms or compaction revision, and once at the beginning. Calls
 // come one after another on one goroutine for all subscribers, outside any lock;
 // views that follow fast are told as one. The returned function ends the
 // subscription; a call that is under way may still end after it.

@@ -43,6 +43,9 @@ type State struct {
 	released *kvdpb.PlacementRelease
 	// auth is never nil.
 	auth *authstate.State
+	// alarms that stand, sorted by compareAlarms; replaced, never changed.
+	alarms    []*kvdpb.Alarm
+	downgrade *kvdpb.Downgrade
 
 	dirty dirty
 }
@@ -113,6 +116,12 @@ func (s *State) apply(cmd *kvdpb.PlacementCommand) *kvdpb.PlacementResult {
 		return s.abortSplit(c.AbortSplit)
 	case *kvdpb.PlacementCommand_Auth:
 		return s.changeAuth(c.Auth)
+	case *kvdpb.PlacementCommand_RaiseAlarm:
+		return s.raiseAlarm(c.RaiseAlarm)
+	case *kvdpb.PlacementCommand_ClearAlarm:
+		return s.clearAlarm(c.ClearAlarm)
+	case *kvdpb.PlacementCommand_Downgrade:
+		return s.setDowngrade(c.Downgrade)
 	}
 	return reject(kvdpb.PlacementResult_INVALID, "unknown command")
 }
@@ -260,6 +269,8 @@ func (s *State) meta() *kvdpb.PlacementState {
 		Ownership:       s.own.Proto(),
 		Released:        s.released,
 		Initialized:     s.initialized,
+		Alarms:          s.alarms,
+		Downgrade:       s.downgrade,
 	}
 }
 
@@ -296,6 +307,8 @@ func (s *State) setMeta(p *kvdpb.PlacementState) {
 	s.own = ownership.FromProto(p.GetOwnership())
 	s.released = p.GetReleased()
 	s.initialized = p.GetInitialized()
+	s.alarms = p.GetAlarms()
+	s.downgrade = p.GetDowngrade()
 }
 
 // check looks at every invariant of the state.
@@ -311,6 +324,9 @@ func (s *State) check() error {
 	}
 	if s.windowEnd <= firstRevision || s.compactRevision < 0 || s.compactRevision >= s.windowEnd {
 		return fmt.Errorf("window end %d with compaction revision %d", s.windowEnd, s.compactRevision)
+	}
+	if len(s.alarms) > maxAlarms || !slices.IsSortedFunc(s.alarms, compareAlarms) {
+		return fmt.Errorf("%d alarms, or out of order", len(s.alarms))
 	}
 	for id, d := range s.shards {
 		if id != d.Shard || id < FirstShard || id >= s.nextShard {

@@ -220,6 +220,12 @@ func command(c any) *kvdpb.PlacementCommand {
 		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_AbortSplit{AbortSplit: c}}
 	case *kvdpb.AuthCommand:
 		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_Auth{Auth: c}}
+	case *kvdpb.RaiseAlarm:
+		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RaiseAlarm{RaiseAlarm: c}}
+	case *kvdpb.ClearAlarm:
+		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_ClearAlarm{ClearAlarm: c}}
+	case *kvdpb.Downgrade:
+		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_Downgrade{Downgrade: c}}
 	}
 	return &kvdpb.PlacementCommand{}
 }

@@ -67,7 +67,8 @@ func (n *Node) update(ctx context.Context, cmd *kvdpb.PlacementCommand) (res *kv
 func updatable(cmd *kvdpb.PlacementCommand) error {
 	switch cmd.GetCommand().(type) {
 	case *kvdpb.PlacementCommand_Compact, *kvdpb.PlacementCommand_UpdateMember, *kvdpb.PlacementCommand_BeginSplit,
-		*kvdpb.PlacementCommand_ConfirmSeed, *kvdpb.PlacementCommand_AbortSplit, *kvdpb.PlacementCommand_Auth:
+		*kvdpb.PlacementCommand_ConfirmSeed, *kvdpb.PlacementCommand_AbortSplit, *kvdpb.PlacementCommand_Auth,
+		*kvdpb.PlacementCommand_RaiseAlarm, *kvdpb.PlacementCommand_ClearAlarm, *kvdpb.PlacementCommand_Downgrade:
 		return nil
 	}
 	return &RejectedError{kvdpb.PlacementResult_INVALID, "not a command that a member may ask for"}

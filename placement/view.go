@@ -32,7 +32,9 @@ type View struct {
 	// Auth holds users and roles. It is never nil.
 	Auth *authstate.State
 
-	dead map[uint64]struct{}
+	dead      map[uint64]struct{}
+	alarms    []*kvdpb.Alarm
+	downgrade *kvdpb.Downgrade
 }
 
 // Initialized tells whether the first entry has been applied.
@@ -58,7 +60,8 @@ func (v *View) Dead(shard uint64) bool {
 func (v *View) sameNews(old *View) bool {
 	return old != nil && v.Map == old.Map && v.Auth == old.Auth && v.CompactRevision == old.CompactRevision &&
 		v.Ownership.Epoch == old.Ownership.Epoch && v.Ownership.Serving == old.Ownership.Serving &&
-		v.Ownership.Released == old.Ownership.Released
+		v.Ownership.Released == old.Ownership.Released &&
+		slices.Equal(v.alarms, old.alarms) && v.downgrade == old.downgrade
 }
 
 // view returns the state as a view. old, the view before, lends what has not
@@ -72,6 +75,8 @@ func (s *State) view(old *View, index uint64) *View {
 		CompactRevision: s.compactRevision,
 		Released:        s.released,
 		Auth:            s.auth,
+		alarms:          s.alarms,
+		downgrade:       s.downgrade,
 	}
 	if old != nil && old.Map.version == s.version && old.ClusterID == s.clusterID {
 		v.Map, v.Members, v.dead = old.Map, old.Members, old.dead

@@ -25,7 +25,7 @@ func (m *Member) openAPI(context.Context) error {
 		Ports: ports, TLS: tlsConfig, Logger: m.log.Named("api"),
 		MaxRequestBytes: m.cfg.MaxRequestBytes, MaxTxnOps: m.cfg.MaxTxnOps, MaxConcurrentStreams: m.cfg.MaxConcurrentStreams,
 		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,
-		QuotaBytes: m.cfg.QuotaBackendBytes, ElectionTimeout: m.cfg.ElectionTimeout, RequestTimeout: m.cfg.RequestTimeout(),
+		Guard: m.space, ElectionTimeout: m.cfg.ElectionTimeout, RequestTimeout: m.cfg.RequestTimeout(),
 		EnablePprof: m.cfg.EnablePprof, SlowRequest: m.cfg.WarningUnaryRequestDuration,
 		Gateway: m.cfg.EnableGRPCGateway, CORS: m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
 		LogLevel: m.cfg.LogLevelNow, Debug: m.log.Core().Enabled(zapcore.DebugLevel), Histograms: m.cfg.Metrics == "extensive",

@@ -21,8 +21,10 @@ import (
 	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
+	"github.com/kvd-io/kvd/server/compactor"
 	"github.com/kvd-io/kvd/server/config"
 	"github.com/kvd-io/kvd/server/datadir"
+	"github.com/kvd-io/kvd/server/space"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/manager"
 	"github.com/kvd-io/kvd/watch"
@@ -55,6 +57,8 @@ type Member struct {
 	router    *router.Router
 	backup    *backup.Saver
 	api       *api.Server
+	space     *space.Guard
+	compactor *compactor.Compactor
 
 	// shown is the largest size that Status told: it never falls.
 	shown atomic.Int64
@@ -101,7 +105,7 @@ func (m *Member) undo() {
 
 func (m *Member) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		m.openDirectory, m.openEngine, m.openMesh, m.openPlacement, m.openShards, m.openBackup, m.openAPI, m.run, m.becomeReady,
+		m.openDirectory, m.openEngine, m.openMesh, m.openPlacement, m.openShards, m.openBackup, m.openMaintenance, m.openAPI, m.run, m.becomeReady,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -281,6 +285,8 @@ func (m *Member) run(context.Context) error {
 		m.hub.MapChanged()
 	}))
 	m.manager.Start()
+	m.space.Start()
+	m.compactor.Start()
 	// Probes may look at a member that is not ready yet.
 	return m.api.StartMetrics()
 }

@@ -135,3 +135,18 @@ func ReadOnly(r *pb.TxnRequest) bool {
 	}
 	return true
 }
+
+// Puts tells whether a transaction puts a key, in whichever branch.
+func Puts(r *pb.TxnRequest) bool { return anyPut(r.GetSuccess()) || anyPut(r.GetFailure()) }
+
+func anyPut(ops []*pb.RequestOp) bool {
+	for _, op := range ops {
+		if op.GetRequestPut() != nil {
+			return true
+		}
+		if nested := op.GetRequestTxn(); nested != nil && Puts(nested) {
+			return true
+		}
+	}
+	return false
+}

@@ -110,6 +110,9 @@ type PlacementCommand struct {
 	//	*PlacementCommand_ConfirmSeed
 	//	*PlacementCommand_AbortSplit
 	//	*PlacementCommand_Auth
+	//	*PlacementCommand_RaiseAlarm
+	//	*PlacementCommand_ClearAlarm
+	//	*PlacementCommand_Downgrade
 	Command       isPlacementCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -258,6 +261,33 @@ func (x *PlacementCommand) GetAuth() *AuthCommand {
 	return nil
 }
 
+func (x *PlacementCommand) GetRaiseAlarm() *RaiseAlarm {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_RaiseAlarm); ok {
+			return x.RaiseAlarm
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetClearAlarm() *ClearAlarm {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_ClearAlarm); ok {
+			return x.ClearAlarm
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetDowngrade() *Downgrade {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_Downgrade); ok {
+			return x.Downgrade
+		}
+	}
+	return nil
+}
+
 type isPlacementCommand_Command interface {
 	isPlacementCommand_Command()
 }
@@ -306,6 +336,18 @@ type PlacementCommand_Auth struct {
 	Auth *AuthCommand `protobuf:"bytes,20,opt,name=auth,proto3,oneof"`
 }
 
+type PlacementCommand_RaiseAlarm struct {
+	RaiseAlarm *RaiseAlarm `protobuf:"bytes,30,opt,name=raise_alarm,json=raiseAlarm,proto3,oneof"`
+}
+
+type PlacementCommand_ClearAlarm struct {
+	ClearAlarm *ClearAlarm `protobuf:"bytes,31,opt,name=clear_alarm,json=clearAlarm,proto3,oneof"`
+}
+
+type PlacementCommand_Downgrade struct {
+	Downgrade *Downgrade `protobuf:"bytes,32,opt,name=downgrade,proto3,oneof"`
+}
+
 func (*PlacementCommand_Init) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_Claim) isPlacementCommand_Command() {}
@@ -327,6 +369,12 @@ func (*PlacementCommand_ConfirmSeed) isPlacementCommand_Command() {}
 func (*PlacementCommand_AbortSplit) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_Auth) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_RaiseAlarm) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_ClearAlarm) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_Downgrade) isPlacementCommand_Command() {}
 
 // PlacementInit is the first entry: what --initial-cluster says.
 type PlacementInit struct {
@@ -1011,9 +1059,12 @@ type PlacementState struct {
 	Ownership       *Ownership `protobuf:"bytes,9,opt,name=ownership,proto3" json:"ownership,omitempty"`
 	// released is the hand-over that the last Release left, until its successor
 	// serves.
-	Released      *PlacementRelease `protobuf:"bytes,10,opt,name=released,proto3" json:"released,omitempty"`
-	Initialized   bool              `protobuf:"varint,11,opt,name=initialized,proto3" json:"initialized,omitempty"`
-	Auth          *AuthState        `protobuf:"bytes,20,opt,name=auth,proto3" json:"auth,omitempty"`
+	Released    *PlacementRelease `protobuf:"bytes,10,opt,name=released,proto3" json:"released,omitempty"`
+	Initialized bool              `protobuf:"varint,11,opt,name=initialized,proto3" json:"initialized,omitempty"`
+	Auth        *AuthState        `protobuf:"bytes,20,opt,name=auth,proto3" json:"auth,omitempty"`
+	// alarms that stand, by member, type and cause.
+	Alarms        []*Alarm   `protobuf:"bytes,30,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	Downgrade     *Downgrade `protobuf:"bytes,31,opt,name=downgrade,proto3" json:"downgrade,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1132,11 +1183,25 @@ func (x *PlacementState) GetAuth() *AuthState {
 	return nil
 }
 
+func (x *PlacementState) GetAlarms() []*Alarm {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *PlacementState) GetDowngrade() *Downgrade {
+	if x != nil {
+		return x.Downgrade
+	}
+	return nil
+}
+
 var File_kvdpb_placement_proto protoreflect.FileDescriptor
 
 const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
-	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x10kvdpb/auth.proto\x1a\x0fkvdpb/kvd.proto\"\xe9\x04\n" +
+	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x0fkvdpb/kvd.proto\"\x87\x06\n" +
 	"\x10PlacementCommand\x12\x14\n" +
 	"\x05epoch\x18\v \x01(\x04R\x05epoch\x12*\n" +
 	"\x04init\x18\x01 \x01(\v2\x14.kvdpb.PlacementInitH\x00R\x04init\x12$\n" +
@@ -1152,7 +1217,12 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\vabort_split\x18\n" +
 	" \x01(\v2\x11.kvdpb.AbortSplitH\x00R\n" +
 	"abortSplit\x12(\n" +
-	"\x04auth\x18\x14 \x01(\v2\x12.kvdpb.AuthCommandH\x00R\x04authB\t\n" +
+	"\x04auth\x18\x14 \x01(\v2\x12.kvdpb.AuthCommandH\x00R\x04auth\x124\n" +
+	"\vraise_alarm\x18\x1e \x01(\v2\x11.kvdpb.RaiseAlarmH\x00R\n" +
+	"raiseAlarm\x124\n" +
+	"\vclear_alarm\x18\x1f \x01(\v2\x11.kvdpb.ClearAlarmH\x00R\n" +
+	"clearAlarm\x120\n" +
+	"\tdowngrade\x18  \x01(\v2\x10.kvdpb.DowngradeH\x00R\tdowngradeB\t\n" +
 	"\acommand\"\xc9\x01\n" +
 	"\rPlacementInit\x12\x1d\n" +
 	"\n" +
@@ -1211,7 +1281,7 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\aINVALID\x10\x03\x12\r\n" +
 	"\tCOMPACTED\x10\x04\x12\v\n" +
 	"\aDEPOSED\x10\x05\x12\x10\n" +
-	"\fAUTH_REFUSED\x10\x14\"\xc7\x03\n" +
+	"\fAUTH_REFUSED\x10\x14\"\x9d\x04\n" +
 	"\x0ePlacementState\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x18\n" +
@@ -1228,7 +1298,9 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\breleased\x18\n" +
 	" \x01(\v2\x17.kvdpb.PlacementReleaseR\breleased\x12 \n" +
 	"\vinitialized\x18\v \x01(\bR\vinitialized\x12$\n" +
-	"\x04auth\x18\x14 \x01(\v2\x10.kvdpb.AuthStateR\x04auth2H\n" +
+	"\x04auth\x18\x14 \x01(\v2\x10.kvdpb.AuthStateR\x04auth\x12$\n" +
+	"\x06alarms\x18\x1e \x03(\v2\f.kvdpb.AlarmR\x06alarms\x12.\n" +
+	"\tdowngrade\x18\x1f \x01(\v2\x10.kvdpb.DowngradeR\tdowngrade2H\n" +
 	"\tPlacement\x12;\n" +
 	"\x06Update\x12\x17.kvdpb.PlacementCommand\x1a\x16.kvdpb.PlacementResult\"\x00B#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
@@ -1263,10 +1335,14 @@ var file_kvdpb_placement_proto_goTypes = []any{
 	(*PlacementState)(nil),         // 13: kvdpb.PlacementState
 	(*Claim)(nil),                  // 14: kvdpb.Claim
 	(*AuthCommand)(nil),            // 15: kvdpb.AuthCommand
-	(*Member)(nil),                 // 16: kvdpb.Member
-	(*Descriptor)(nil),             // 17: kvdpb.Descriptor
-	(*Ownership)(nil),              // 18: kvdpb.Ownership
-	(*AuthState)(nil),              // 19: kvdpb.AuthState
+	(*RaiseAlarm)(nil),             // 16: kvdpb.RaiseAlarm
+	(*ClearAlarm)(nil),             // 17: kvdpb.ClearAlarm
+	(*Downgrade)(nil),              // 18: kvdpb.Downgrade
+	(*Member)(nil),                 // 19: kvdpb.Member
+	(*Descriptor)(nil),             // 20: kvdpb.Descriptor
+	(*Ownership)(nil),              // 21: kvdpb.Ownership
+	(*AuthState)(nil),              // 22: kvdpb.AuthState
+	(*Alarm)(nil),                  // 23: kvdpb.Alarm
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
 	2,  // 0: kvdpb.PlacementCommand.init:type_name -> kvdpb.PlacementInit
@@ -1280,24 +1356,29 @@ var file_kvdpb_placement_proto_depIdxs = []int32{
 	10, // 8: kvdpb.PlacementCommand.confirm_seed:type_name -> kvdpb.ConfirmSeed
 	11, // 9: kvdpb.PlacementCommand.abort_split:type_name -> kvdpb.AbortSplit
 	15, // 10: kvdpb.PlacementCommand.auth:type_name -> kvdpb.AuthCommand
-	16, // 11: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
-	17, // 12: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	6,  // 13: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
-	16, // 14: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
-	0,  // 15: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
-	17, // 16: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
-	16, // 17: kvdpb.PlacementState.members:type_name -> kvdpb.Member
-	17, // 18: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
-	18, // 19: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	5,  // 20: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
-	19, // 21: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
-	1,  // 22: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	12, // 23: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
-	23, // [23:24] is the sub-list for method output_type
-	22, // [22:23] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	16, // 11: kvdpb.PlacementCommand.raise_alarm:type_name -> kvdpb.RaiseAlarm
+	17, // 12: kvdpb.PlacementCommand.clear_alarm:type_name -> kvdpb.ClearAlarm
+	18, // 13: kvdpb.PlacementCommand.downgrade:type_name -> kvdpb.Downgrade
+	19, // 14: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
+	20, // 15: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
+	6,  // 16: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	19, // 17: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
+	0,  // 18: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
+	20, // 19: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
+	19, // 20: kvdpb.PlacementState.members:type_name -> kvdpb.Member
+	20, // 21: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
+	21, // 22: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
+	5,  // 23: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	22, // 24: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
+	23, // 25: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
+	18, // 26: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
+	1,  // 27: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
+	12, // 28: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	28, // [28:29] is the sub-list for method output_type
+	27, // [27:28] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_placement_proto_init() }
@@ -1305,6 +1386,7 @@ func file_kvdpb_placement_proto_init() {
 	if File_kvdpb_placement_proto != nil {
 		return
 	}
+	file_kvdpb_alarm_proto_init()
 	file_kvdpb_auth_proto_init()
 	file_kvdpb_kvd_proto_init()
 	file_kvdpb_placement_proto_msgTypes[0].OneofWrappers = []any{
@@ -1319,6 +1401,9 @@ func file_kvdpb_placement_proto_init() {
 		(*PlacementCommand_ConfirmSeed)(nil),
 		(*PlacementCommand_AbortSplit)(nil),
 		(*PlacementCommand_Auth)(nil),
+		(*PlacementCommand_RaiseAlarm)(nil),
+		(*PlacementCommand_ClearAlarm)(nil),
+		(*PlacementCommand_Downgrade)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

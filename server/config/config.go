@@ -114,8 +114,11 @@ type Config struct {
 	// MemoryLock keeps the process out of swap.
 	MemoryLock bool
 
-	// QuotaBackendBytes is the size of the store above which writes stop; 0 is 2 GiB.
+	// QuotaBackendBytes is the size of the store above which writes stop; 0 or less is none.
 	QuotaBackendBytes int64
+	// DiskReserveBytes is the room on each disk below which writes stop; 0 is a gigabyte or a twentieth of the disk, what
+	// is less; negative is none.
+	DiskReserveBytes int64
 	// AutoCompactionMode is "periodic" or "revision"; AutoCompactionRetention is a duration, a number of hours, or a
 	// number of revisions. "0": off.
 	AutoCompactionMode, AutoCompactionRetention string

@@ -37,7 +37,6 @@ type option struct {
 const (
 	laterAuth    = "this version has no users and roles"
 	laterMembers = "this version does not change the members of a cluster"
-	laterCompact = "this version compacts only when a client asks"
 	laterTracing = "this version does not trace"
 	laterHash    = "this version does not compare replicas in the background"
 	laterRotate  = "this version does not rotate logs; log to a file that something else rotates, or to journald"

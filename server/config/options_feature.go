@@ -47,5 +47,7 @@ func (c *Config) kvdOptions() []option {
 			usage: "Size in bytes of the block cache that all shards of this member share."},
 		{name: "memtable-bytes", group: groupKvd, value: integer(&c.MemtableBytes),
 			usage: "Budget in bytes of the memtables of all shards of this member together."},
+		{name: "disk-reserve-bytes", group: groupKvd, value: integer(&c.DiskReserveBytes),
+			usage: "Room in bytes on the disk below which writes stop with the alarm NOSPACE until there is room again. 0 is 1 GiB or a twentieth of the disk, what is less; negative turns this off."},
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"time"
 
@@ -205,10 +204,8 @@ func (c *Config) checkLimits(wrong *problems) {
 	default:
 		wrong.addf("unknown auto-compaction-mode %q", c.AutoCompactionMode)
 	}
-	if count, err := strconv.Atoi(c.AutoCompactionRetention); err != nil || count < 0 {
-		if keep, err := time.ParseDuration(c.AutoCompactionRetention); err != nil || keep < 0 || c.AutoCompactionMode == "revision" {
-			wrong.addf("error parsing CompactionRetention: invalid %q", c.AutoCompactionRetention)
-		}
+	if _, _, err := c.AutoCompaction(); err != nil {
+		wrong.add(err)
 	}
 	if c.Metrics != "basic" && c.Metrics != "extensive" {
 		wrong.addf("unknown metrics level %q, must be basic or extensive", c.Metrics)
