@@ -8,6 +8,7 @@ import (
 
 	"github.com/kvd-io/kvd/api/codec"
 	"github.com/kvd-io/kvd/internal/histogram"
+	"github.com/kvd-io/kvd/watch"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
@@ -26,6 +27,15 @@ type meters struct {
 	requests [numStats][2]*histogram.Histogram
 	// hash and hashRev are the durations of Maintenance.Hash and HashKV.
 	hash, hashRev *histogram.Histogram
+	// snapshot are the durations of Maintenance.Snapshot.
+	snapshot *histogram.Histogram
+	watches  watchMeters
+}
+
+// watchMeters are the durations of sending to watching clients: responses with
+// events, the same per event, answers to requests, progress notifications.
+type watchMeters struct {
+	events, perEvent, control, progress *histogram.Histogram
 }
 
 // The bounds are etcd's.
@@ -34,12 +44,17 @@ const (
 	requestBuckets = 20
 	lowestHash     = 10 * time.Millisecond
 	hashBuckets    = 15
+	// lowestSend is below etcd's 1 ms, where nearly everything would fall into the
+	// first bucket.
+	lowestSend  = 125 * time.Microsecond
+	sendBuckets = 17
 )
 
 // Names of methods whose durations have metrics of their own.
 const (
-	methodHash   = "/etcdserverpb.Maintenance/Hash"
-	methodHashKV = "/etcdserverpb.Maintenance/HashKV"
+	methodHash     = "/etcdserverpb.Maintenance/Hash"
+	methodHashKV   = "/etcdserverpb.Maintenance/HashKV"
+	methodSnapshot = "/etcdserverpb.Maintenance/Snapshot"
 )
 
 func (m *meters) prepare() {
@@ -54,7 +69,10 @@ func (m *meters) prepare() {
 			m.requests[stat][i] = histogram.New(lowestRequest, requestBuckets)
 		}
 	}
-	m.hash, m.hashRev = histogram.New(lowestHash, hashBuckets), histogram.New(lowestHash, hashBuckets)
+	m.hash, m.hashRev, m.snapshot = histogram.New(lowestHash, hashBuckets), histogram.New(lowestHash, hashBuckets), histogram.New(lowestHash, hashBuckets)
+	for _, h := range []**histogram.Histogram{&m.watches.events, &m.watches.perEvent, &m.watches.control, &m.watches.progress} {
+		*h = histogram.New(lowestSend, sendBuckets)
+	}
 }
 
 // checked counts a health check.
@@ -88,9 +106,26 @@ func (m *meters) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 	return handler(ctx, req)
 }
 
-func (m *meters) interceptStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (m *meters) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	m.stream.count(stream.Context())
+	if info.FullMethod == methodSnapshot {
+		defer m.snapshot.Since(time.Now())
+	}
 	return handler(srv, stream)
+}
+
+// sent counts a response to a watching client.
+func (w *watchMeters) sent(r *watch.Response, took time.Duration) {
+	n := r.EventCount()
+	switch {
+	case n > 0:
+		w.events.Observe(took)
+		w.perEvent.Observe(took / time.Duration(n))
+	case r.Created || r.Canceled:
+		w.control.Observe(took)
+	default:
+		w.progress.Observe(took)
+	}
 }
 
 // maxVersions bounds the versions of clients that are told apart. A client may

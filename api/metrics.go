@@ -51,6 +51,14 @@ var (
 	rangeDesc     = describe("etcd_server_range_duration_seconds", "The latency distributions of ranges, as this member as a gateway saw them.", "success")
 	hashDesc      = describe("etcd_mvcc_hash_duration_seconds", "The latency distribution of storage hash operation.")
 	hashRevDesc   = describe("etcd_mvcc_hash_rev_duration_seconds", "The latency distribution of storage hash by revision operation.")
+	snapshotDesc  = describe("etcd_disk_backend_snapshot_duration_seconds", "The latency distribution of snapshots that clients asked for.")
+	sendDesc      = describe("etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", "The total duration in seconds of sending a watch response with events.")
+	sendEventDesc = describe("etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", "The average duration in seconds of sending a watch response, per event.")
+	sendCtlDesc   = describe("etcd_debugging_server_watch_send_loop_control_stream_duration_seconds", "The total duration in seconds of sending an answer to a watch request.")
+	sendIdleDesc  = describe("etcd_debugging_server_watch_send_loop_progress_duration_seconds", "The total duration in seconds of sending a progress notification.")
+	rangesDesc    = describe("etcd_mvcc_range_total", "Total number of ranges seen by this member as a gateway, those inside of txns left out.")
+	txnsDesc      = describe("etcd_mvcc_txn_total", "Total number of txns seen by this member as a gateway.")
+	alarmsDesc    = describe("etcd_debugging_server_alarms", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm", "server_id", "alarm_type")
 	hasLeaderDesc = describe("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not.")
 	isLeaderDesc  = describe("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.")
 	isLearnerDesc = describe("etcd_server_is_learner", "Whether or not this member is a learner. 1 if is, 0 otherwise.")
@@ -72,7 +80,7 @@ type collector struct {
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		startedDesc, handledDesc, receivedDesc, sentDesc, handlingDesc, bytesOutDesc, bytesInDesc, requestsDesc, healthyDesc, unhealthyDesc,
-		requestDesc, rangeDesc, hashDesc, hashRevDesc, hasLeaderDesc, isLeaderDesc, isLearnerDesc, dbSizeDesc, dbInUseDesc, quotaDesc, revisionDesc,
+		requestDesc, rangeDesc, hashDesc, hashRevDesc, snapshotDesc, sendDesc, sendEventDesc, sendCtlDesc, sendIdleDesc, rangesDesc, txnsDesc, alarmsDesc, hasLeaderDesc, isLeaderDesc, isLearnerDesc, dbSizeDesc, dbInUseDesc, quotaDesc, revisionDesc,
 	} {
 		ch <- d
 	}
@@ -152,8 +160,17 @@ func (c collector) collectRequests(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-	ch <- Histogram(hashDesc, m.hash.Snapshot())
-	ch <- Histogram(hashRevDesc, m.hashRev.Snapshot())
+	count(rangesDesc, c.s.stats.kv[statRange].begun.Load())
+	count(txnsDesc, c.s.stats.kv[statTxn].begun.Load())
+	for d, h := range map[*prometheus.Desc]*histogram.Histogram{
+		hashDesc: m.hash, hashRevDesc: m.hashRev, snapshotDesc: m.snapshot,
+		sendDesc: m.watches.events, sendEventDesc: m.watches.perEvent, sendCtlDesc: m.watches.control, sendIdleDesc: m.watches.progress,
+	} {
+		ch <- Histogram(d, h.Snapshot())
+	}
+	for _, a := range c.s.cfg.Alarms() {
+		ch <- prometheus.MustNewConstMetric(alarmsDesc, prometheus.GaugeValue, 1, fmt.Sprintf("%x", a.MemberID), a.Alarm.String())
+	}
 }
 
 // Histogram makes a metric, in seconds, of what a histogram has counted.

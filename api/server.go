@@ -143,7 +143,7 @@ func (s *Server) register() {
 		headers: h, router: s.cfg.Router, guard: s.cfg.Guard, gate: s.gate, stats: &s.stats, meters: &s.meters,
 		maxTxnOps: int(s.cfg.MaxTxnOps), maxRequestBytes: int(s.cfg.MaxRequestBytes),
 	})
-	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher})
+	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher, meters: &s.meters.watches})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{headers: h})
 	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{
 		headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, guard: s.cfg.Guard, timeout: s.cfg.RequestTimeout,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/kvd-io/kvd/api/codec"
 	"github.com/kvd-io/kvd/watch"
@@ -19,6 +20,7 @@ type watchServer struct {
 	pb.UnsafeWatchServer
 	headers
 	watcher Watcher
+	meters  *watchMeters
 }
 
 // Watch implements pb.WatchServer. This goroutine sends, another receives, since
@@ -34,7 +36,7 @@ func (s *watchServer) Watch(stream grpc.BidiStreamingServer[pb.WatchRequest, pb.
 			cancel(err)
 		}
 	}()
-	out := sender{stream: stream, headers: s.headers}
+	out := sender{stream: stream, headers: s.headers, meters: s.meters}
 	err := ws.Run(ctx, out.send)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
@@ -54,9 +56,11 @@ type sender struct {
 	headers
 	stream grpc.ServerStream
 	msg    codec.Watch
+	meters *watchMeters
 }
 
 func (s *sender) send(r *watch.Response) error {
+	began := time.Now()
 	h := watch.Header{ClusterID: s.cluster.ClusterID(), MemberID: s.member, RaftTerm: s.cluster.Term()}
 	// gRPC has encoded the message when SendMsg returns.
 	s.msg.Envelope = r.AppendEnvelope(s.msg.Envelope[:0], h)
@@ -64,7 +68,11 @@ func (s *sender) send(r *watch.Response) error {
 	for _, b := range r.Batches {
 		s.msg.Events = append(s.msg.Events, b.Encoded())
 	}
-	return s.stream.SendMsg(&s.msg)
+	if err := s.stream.SendMsg(&s.msg); err != nil {
+		return err
+	}
+	s.meters.sent(r, time.Since(began))
+	return nil
 }
 
 // receive passes on what the client asks for and returns why it ended.

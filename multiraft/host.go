@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lni/dragonboat/v4"
@@ -14,6 +15,7 @@ import (
 	"github.com/lni/dragonboat/v4/raftio"
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/internal/histogram"
 	"github.com/kvd-io/kvd/multiraft/logstore"
 )
 
@@ -24,6 +26,9 @@ type Host struct {
 	nh        *dragonboat.NodeHost
 	transport *transport
 	events    *dispatcher
+	// logs is the raft log, once it is open.
+	logs     atomic.Pointer[logstore.Store]
+	counters counters
 	// ctx ends when Close begins, and with it all calls that wait.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -53,6 +58,7 @@ func NewHost(cfg Config) (h *Host, err error) {
 		}
 	}
 	h = &Host{cfg: cfg, log: cfg.Logger, markers: filepath.Join(cfg.Dir, "nonvoting")}
+	h.counters.applies = histogram.New(lowestApply, applyBuckets)
 	if err := h.prepareDirs(); err != nil {
 		return nil, err
 	}
@@ -143,7 +149,12 @@ func (f *logFactory) Create(_ config.NodeHostConfig, busy config.LogDBCallback, 
 	if cfg.WALDir != "" {
 		opts.WALDir = filepath.Join(cfg.WALDir, entriesElement)
 	}
-	return logstore.Open(opts)
+	store, err := logstore.Open(opts)
+	if err != nil {
+		return nil, err
+	}
+	f.h.logs.Store(store)
+	return store, nil
 }
 
 // openNodeHost turns Dragonboat's panics about a bad directory into errors.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	sm "github.com/lni/dragonboat/v4/statemachine"
 	"go.uber.org/zap"
@@ -73,9 +74,11 @@ func (m *machine) Update(in []sm.Entry) ([]sm.Entry, error) {
 	for i := range in {
 		all = append(all, Entry{Index: in[i].Index, Cmd: in[i].Cmd})
 	}
+	began := time.Now()
 	if err := m.sm.Apply(all); err != nil {
 		return nil, m.fail("apply", err)
 	}
+	m.r.host.counters.appliedAtOnce(len(all), time.Since(began))
 	for i := range in {
 		in[i].Result = sm.Result{Value: all[i].Result, Data: all[i].Data}
 	}
@@ -120,6 +123,9 @@ func (m *machine) SaveSnapshot(captured any, w io.Writer, stop <-chan struct{}) 
 }
 
 func (m *machine) RecoverFromSnapshot(r io.Reader, stop <-chan struct{}) error {
+	c := &m.r.host.counters
+	c.restoring.Add(1)
+	defer c.restoring.Add(-1)
 	err := m.sm.RecoverFromSnapshot(r, stop)
 	if errors.Is(err, ErrStopped) {
 		return fmt.Errorf("%w: %w", sm.ErrSnapshotStopped, err)
@@ -127,6 +133,7 @@ func (m *machine) RecoverFromSnapshot(r io.Reader, stop <-chan struct{}) error {
 	if err != nil {
 		return m.fail("recover from a snapshot", err)
 	}
+	c.restored.Add(1)
 	return nil
 }
 

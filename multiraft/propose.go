@@ -48,7 +48,10 @@ type Outcome struct {
 type Signal = dragonboat.RequestResult
 
 // Proposal is a proposal under way.
-type Proposal struct{ rs *dragonboat.RequestState }
+type Proposal struct {
+	rs       *dragonboat.RequestState
+	counters *counters
+}
 
 // Done returns the channel on which exactly one Signal arrives, unless Outcome or Wait already took it.
 func (p Proposal) Done() <-chan Signal { return p.rs.AppliedC() }
@@ -57,6 +60,7 @@ func (p Proposal) Done() <-chan Signal { return p.rs.AppliedC() }
 func (p Proposal) Outcome(s Signal) Outcome {
 	o := outcome(&s)
 	p.rs.Release()
+	p.counters.settle(o.Kind)
 	return o
 }
 
@@ -66,6 +70,7 @@ func (p Proposal) Wait(ctx context.Context) Outcome {
 	case s := <-p.Done():
 		return p.Outcome(s)
 	case <-ctx.Done():
+		p.counters.settle(Unknown)
 		return Outcome{Kind: Unknown, Err: ctx.Err()}
 	}
 }
@@ -108,9 +113,11 @@ func (h *Host) Propose(shard uint64, cmd []byte) (Proposal, error) {
 	rs, err := h.nh.Propose(r.session, cmd, proposeTimeout)
 	h.leave()
 	if err != nil {
+		h.counters.failed.Add(1)
 		return Proposal{}, translate(err)
 	}
-	return Proposal{rs: rs}, nil
+	h.counters.proposed.Add(1)
+	return Proposal{rs: rs, counters: &h.counters}, nil
 }
 
 // defaultTimeout applies to calls whose context has no deadline.

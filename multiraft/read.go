@@ -17,11 +17,16 @@ func (h *Host) ReadIndex(ctx context.Context, shard uint64) error {
 	if r == nil {
 		return ErrNotFound
 	}
+	h.counters.reads.Add(1)
 	for {
 		again, err := h.readIndex(ctx, r)
 		if !again {
+			if err != nil {
+				h.counters.readsFailed.Add(1)
+			}
 			return err
 		}
+		h.counters.readsRepeated.Add(1)
 	}
 }
 

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -23,6 +24,8 @@ type Batch struct {
 	changes []liveChange
 	drops   []sweep
 	buf     []byte
+	// puts, deletes and bytes count what is written.
+	puts, deletes, bytes uint64
 }
 
 // NewBatch begins a batch.
@@ -57,6 +60,10 @@ func (b *Batch) Put(rev, sub int64, e *Effect) {
 	value := e.Value
 	if e.Tombstone {
 		value = nil
+		b.deletes++
+	} else {
+		b.puts++
+		b.bytes += uint64(len(e.Key) + len(value))
 	}
 	op := b.b.SetDeferred(len(e.Key)+1+suffixLen, len(b.buf)+len(value))
 	appendVersionKey(op.Key[:0], e.Key, rev)
@@ -191,6 +198,7 @@ func (b *Batch) Commit() error {
 	}
 
 	size := b.b.Len()
+	defer b.store.engine.stats.committed(b, time.Now())
 	g.turn.Add(1)
 	// Counters and sweeps run ahead of the data rather than behind it: a reader
 	// leaves out what is newer than its snapshot.

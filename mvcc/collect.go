@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"context"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -88,7 +89,8 @@ func (sn *Snapshot) collectHistory(ctx context.Context, l CollectLimits) (done b
 	if err != nil {
 		return false, err
 	}
-	c := &collector{sn: sn, batch: g.db.NewBatch()}
+	c, began := &collector{sn: sn, batch: g.db.NewBatch()}, time.Now()
+	defer func() { g.store.engine.stats.collection(c.deletes, began) }()
 	// Closing a batch or an iterator cannot fail in a way that matters here.
 	defer func() { _ = c.batch.Close() }()
 	defer func() { _ = it.Close() }()

@@ -58,6 +58,7 @@ type Engine struct {
 	// unflushed is the sum of the stores' bytes that are in memtables.
 	unflushed atomic.Int64
 	failOnce  sync.Once
+	stats     engineStats
 	keeper    *keeper
 	// bulkEvents is the number of events from which Events reads them by a scan.
 	bulkEvents int
@@ -91,6 +92,7 @@ func NewEngine(opts EngineOptions) (*Engine, error) {
 		e.log = zap.NewNop()
 	}
 	e.mu.stores = make(map[*Store]struct{})
+	e.stats.init()
 	e.cache = pebble.NewCache(opts.CacheBytes + opts.MemtableBudget)
 	e.files = pebble.NewFileCache(fileCacheShards, maxOpenFiles)
 	e.scheduler = newCompactionSlots(maxCompactions)

@@ -56,6 +56,8 @@ func (c *call) finish(err error) {
 type link struct {
 	member uint64
 	mesh   Mesh
+	// first is the first id that was given.
+	first uint64
 
 	mu struct {
 		sync.Mutex
@@ -76,7 +78,7 @@ const maxLateReplies = 256
 // newLink makes a link whose ids begin at first. They must not meet the ids of
 // an earlier run of this process, whose replies may still be on their way.
 func newLink(member, first uint64, mesh Mesh) *link {
-	l := &link{member: member, mesh: mesh, replies: make(chan struct{}, maxLateReplies)}
+	l := &link{member: member, mesh: mesh, first: first, replies: make(chan struct{}, maxLateReplies)}
 	l.mu.next = first
 	l.mu.calls = make(map[uint64]*call)
 	l.mu.served = make(map[uint64]*served)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/kvd-io/kvd/api"
 	"github.com/kvd-io/kvd/server/config"
+	"github.com/kvd-io/kvd/server/metrics"
 )
 
 // openAPI opens the ports of clients and makes what serves them.
@@ -29,12 +31,20 @@ func (m *Member) openAPI(context.Context) error {
 		EnablePprof: m.cfg.EnablePprof, SlowRequest: m.cfg.WarningUnaryRequestDuration,
 		Gateway: m.cfg.EnableGRPCGateway, CORS: m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
 		LogLevel: m.cfg.LogLevelNow, Debug: m.log.Core().Enabled(zapcore.DebugLevel), Histograms: m.cfg.Metrics == "extensive",
+		Collectors: []prometheus.Collector{metrics.New(m.metricSources())},
 	})
 	if err != nil {
 		return err
 	}
 	m.onClose(func() { m.api.Stop(0) })
 	return nil
+}
+
+func (m *Member) metricSources() metrics.Sources {
+	return metrics.Sources{
+		Member: m.id.member, Raft: m.host.Stats, Stores: m.engine.Stats, Peers: m.mesh.Peers, Links: m.router.Stats, Watches: m.hub.Stats,
+		View: m.placement.View, Counters: m.placement.Counters(), Replicas: m.manager.Each, LeaderChanges: m.leaderChanges.Load,
+	}
 }
 
 // openClientPorts opens all ports that clients, browsers and monitoring use.

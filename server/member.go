@@ -63,6 +63,10 @@ type Member struct {
 	// shown is the largest size that Status told: it never falls.
 	shown atomic.Int64
 
+	// leader is the raft leader of the placement group that was seen last,
+	// leaderChanges how often it was another one than before.
+	leader, leaderChanges atomic.Uint64
+
 	stopped   chan error
 	failOnce  sync.Once
 	closeOnce sync.Once
@@ -338,6 +342,9 @@ func (m *Member) logError(what string, err error) {
 // onLeader passes on who leads a group.
 func (m *Member) onLeader(e multiraft.LeaderEvent) {
 	if e.Shard == placement.Shard {
+		if e.Leader != 0 && m.leader.Swap(e.Leader) != e.Leader {
+			m.leaderChanges.Add(1)
+		}
 		m.placement.OnLeader()
 		return
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/lni/dragonboat/v4/raftio"
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/histogram"
 )
 
 const (
@@ -53,6 +55,8 @@ type Store struct {
 	cache *pebble.Cache
 	write *pebble.WriteOptions
 	busy  *busyNotifier
+	// writes are the durations of commits.
+	writes *histogram.Histogram
 	// watch is what watches the disk's health.
 	watch io.Closer
 
@@ -83,7 +87,8 @@ func Open(opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop()
 	}
-	s := &Store{opts: opts, cache: pebble.NewCache(cacheBytes), write: pebble.Sync, busy: newBusyNotifier(opts.Busy)}
+	s := &Store{opts: opts, cache: pebble.NewCache(cacheBytes), write: pebble.Sync, busy: newBusyNotifier(opts.Busy),
+		writes: histogram.New(lowestWrite, writeBuckets)}
 	if opts.NoSync {
 		s.write = pebble.NoSync
 	}
@@ -186,6 +191,7 @@ func (s *Store) writeDirty() error {
 func (s *Store) Metrics() *pebble.Metrics { return s.db.Metrics() }
 
 func (s *Store) commit(b *pebble.Batch) error {
+	defer s.writes.Since(time.Now())
 	if err := b.Commit(s.write); err != nil {
 		return fmt.Errorf("logstore: writing: %w", err)
 	}

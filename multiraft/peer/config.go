@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/kvd-io/kvd/internal/histogram"
 )
 
 // Channel separates kinds of frames between two members. Each channel has its own TCP connections.
@@ -128,4 +130,9 @@ type Status struct {
 	Incoming int
 	// Err tells why an outgoing connection is down, nil while connected. It is a *RefusedError when the other side refused.
 	Err error
+	// Sent and Received count the bytes of frames, Failures the frames that could not be sent and the connections that were lost or
+	// could not be made. Bulk transfers are not in them.
+	Sent, Received, Failures uint64
+	// RTTs are the ping round trips so far.
+	RTTs histogram.Snapshot
 }

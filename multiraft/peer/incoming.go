@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -210,7 +211,7 @@ func (m *Mesh) serveIncoming(raw, conn net.Conn, h hello) {
 		o.kickDial()
 	}
 	m.clearRefusal(h.from)
-	err := m.readFrames(conn, h)
+	err := m.readFrames(conn, h, &r.received)
 	_ = raw.Close()
 	if m.ctx.Err() == nil {
 		level := zap.InfoLevel
@@ -223,9 +224,9 @@ func (m *Mesh) serveIncoming(raw, conn net.Conn, h hello) {
 	m.notifyDown(h.from, h.channel)
 }
 
-func (m *Mesh) readFrames(conn net.Conn, h hello) error {
+func (m *Mesh) readFrames(conn net.Conn, h hello, received *atomic.Uint64) error {
 	handle := *m.handlers[h.channel].Load()
-	fr := newFrameReader(&watchedReader{conn: conn, limit: m.cfg.DeadAfter}, MaxFrame)
+	fr := newFrameReader(&watchedReader{conn: conn, limit: m.cfg.DeadAfter, received: received}, MaxFrame)
 	var pong []byte
 	for {
 		kind, payload, err := fr.next()
@@ -255,6 +256,8 @@ type watchedReader struct {
 	conn  net.Conn
 	limit time.Duration
 	set   int64
+	// received counts the bytes.
+	received *atomic.Uint64
 }
 
 func (w *watchedReader) Read(b []byte) (int, error) {
@@ -264,7 +267,9 @@ func (w *watchedReader) Read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return w.conn.Read(b)
+	n, err := w.conn.Read(b)
+	w.received.Add(uint64(n))
+	return n, err
 }
 
 // sniffedConn gives back the bytes that were read to tell the protocol.

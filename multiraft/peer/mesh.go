@@ -11,6 +11,8 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+
+	"github.com/kvd-io/kvd/internal/histogram"
 )
 
 // Handler takes one frame. It runs on the connection's reader goroutine; the frame is valid only during the call.
@@ -48,7 +50,16 @@ type remote struct {
 	out [numChannels]*outgoing
 	in  [numChannels]incomingSlot
 	rtt atomic.Int64
+	// rtts are all round trips; the counters are what Status shows.
+	rtts                     *histogram.Histogram
+	sent, received, failures atomic.Uint64
 }
+
+// The bounds are etcd's.
+const (
+	lowestRTT  = 100 * time.Microsecond
+	rttBuckets = 16
+)
 
 // New checks the configuration and makes a mesh that is not yet listening. Services may be registered on Registrar and handlers
 // set until Start.
@@ -201,7 +212,10 @@ func (m *Mesh) Peers() []Status {
 }
 
 func (r *remote) status() Status {
-	s := Status{Member: r.id, RTT: time.Duration(r.rtt.Load())}
+	s := Status{
+		Member: r.id, RTT: time.Duration(r.rtt.Load()), RTTs: r.rtts.Snapshot(),
+		Sent: r.sent.Load(), Received: r.received.Load(), Failures: r.failures.Load(),
+	}
 	demanded, up := 0, 0
 	for ch := range r.out {
 		connected, used, since, err := r.out[ch].state()
@@ -238,7 +252,7 @@ func (m *Mesh) remote(id uint64) *remote {
 	if r := old[id]; r != nil {
 		return r
 	}
-	r := &remote{id: id}
+	r := &remote{id: id, rtts: histogram.New(lowestRTT, rttBuckets)}
 	for ch := range r.out {
 		r.out[ch] = newOutgoing(m, r, Channel(ch))
 	}

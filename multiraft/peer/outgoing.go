@@ -75,6 +75,7 @@ func (o *outgoing) send(frame []byte) error {
 	}
 	if o.fullLocked(len(frame)) {
 		o.mu.Unlock()
+		o.r.failures.Add(1)
 		return ErrBacklog
 	}
 	o.mu.pending = appendFrame(o.mu.pending, frameData, frame)
@@ -277,6 +278,7 @@ func (o *outgoing) pause(backoff time.Duration) bool {
 
 func (o *outgoing) fail(err error) {
 	o.mu.Lock()
+	o.r.failures.Add(1)
 	changed := o.mu.err == nil || o.mu.err.Error() != err.Error()
 	o.mu.err = err
 	o.mu.Unlock()

@@ -110,6 +110,7 @@ func (o *outgoing) flush(conn net.Conn, b []byte) error {
 		if _, err := conn.Write(b[:n]); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
+		o.r.sent.Add(uint64(n))
 		o.progress.Store(now())
 		b = b[n:]
 	}
@@ -140,6 +141,7 @@ func (o *outgoing) readPongs(conn net.Conn) error {
 		at := now()
 		o.progress.Store(at)
 		if rtt := at - int64(binary.BigEndian.Uint64(payload)); rtt >= 0 {
+			o.r.rtts.Observe(time.Duration(rtt))
 			if old := o.r.rtt.Load(); old > 0 {
 				rtt = old + (rtt-old)/8
 			}
