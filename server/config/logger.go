@@ -63,6 +63,10 @@ func (c *Config) NewLogger() (*zap.Logger, zap.AtomicLevel, error) {
 		paths[i] = output
 	}
 	config.OutputPaths, config.ErrorOutputPaths = paths, paths
+	if c.enableLogRotation {
+		logger, err := c.newRotatingLogger(config)
+		return logger, adjustable, err
+	}
 	logger, err := logutil.MergeOutputPaths(config).Build()
 	if err != nil {
 		return nil, adjustable, fmt.Errorf("opening the log: %w", err)

@@ -39,7 +39,6 @@ const (
 	laterMembers = "this version does not change the members of a cluster"
 	laterTracing = "this version does not trace"
 	laterHash    = "this version does not compare replicas in the background"
-	laterRotate  = "this version does not rotate logs; log to a file that something else rotates, or to journald"
 	noBolt       = "kvd does not store in bbolt"
 	noDiscovery  = "kvd has no discovery service to bootstrap from"
 )

@@ -2,7 +2,6 @@ package config
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -282,7 +281,8 @@ func (c *Config) checkLogging(wrong *problems) {
 	_, _, err := c.encoding()
 	wrong.add(err)
 	wrong.add(c.checkOutputs())
-	if c.enableLogRotation && !json.Valid([]byte(c.logRotation)) {
-		wrong.addf("improperly formatted log rotation config: %s", c.logRotation)
+	if c.enableLogRotation {
+		_, err := c.rotation()
+		wrong.add(err)
 	}
 }

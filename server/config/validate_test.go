@@ -81,7 +81,11 @@ func TestProblems(t *testing.T) {
 		{"--log-outputs=default,/f", `multi logoutput for "default" is not supported yet`},
 		{"--log-outputs=systemd/journal,/f", "running with systemd/journal but other '--log-outputs' values"},
 		{"--log-outputs=", ""},
-		{"--enable-log-rotation --log-rotation-config-json={", "improperly formatted log rotation config: {"},
+		{"--enable-log-rotation --log-outputs=f --log-rotation-config-json={", "improperly formatted log rotation config: unexpected end of JSON input"},
+		{`--enable-log-rotation --log-outputs=f --log-rotation-config-json={"maxsize":"big"}`, "invalid log rotation config: json: cannot unmarshal string into Go struct field Logger.maxsize of type int"},
+		{`--enable-log-rotation --log-outputs=f --log-rotation-config-json={"maxage":-1}`, "invalid log rotation config: maxsize, maxage and maxbackups must not be negative"},
+		{"--enable-log-rotation", ErrRotationNeedsOneFile.Error()},
+		{"--enable-log-rotation --log-outputs=f,g", ErrRotationNeedsOneFile.Error()},
 	} {
 		_, err := Parse(strings.Fields(row.args), nil)
 		if row.want == "" {
