@@ -26,7 +26,7 @@ In the file, keys are the flags' names. As in etcd, TLS files stand in the table
 options in ` + "`socket-options`" + ` (` + "`reuse-port`, `reuse-address`" + `). A bare number counts nanoseconds where a duration is meant;
 ` + "`10m`" + ` is understood as well. Keys that kvd does not know are ignored with a warning.
 
-All of etcd's flags are accepted with etcd's defaults. Where the last column says *none*, the setting is accepted, has no
+All of etcd's flags are accepted, with etcd's defaults but for ` + "`--quota-backend-bytes`" + `, where 0 is no quota. Where the last column says *none*, the setting is accepted, has no
 effect, and leaves one warning in the log if it is set.
 `
 

@@ -61,6 +61,10 @@ var surfaceTests = []struct {
 	{"ListThenWatch", testListThenWatch},
 	{"Compaction", testCompaction},
 	{"MemberListAndStatus", testMemberListAndStatus},
+	{"Alarms", testAlarms},
+	{"HashKV", testHashKV},
+	{"MoveLeader", testMoveLeader},
+	{"Downgrade", testDowngrade},
 	{"Health", testHealth},
 	{"Etcdctl", testEtcdctl},
 }
