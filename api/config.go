@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -129,6 +130,8 @@ type Config struct {
 	Debug bool
 	// Histograms adds the durations of all gRPC methods to the metrics.
 	Histograms bool
+	// Calls, if set, is told of every call of gRPC: what traces them.
+	Calls stats.Handler
 	// Collectors are the metrics of the other parts of the member.
 	Collectors []prometheus.Collector
 }

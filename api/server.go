@@ -128,6 +128,9 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.ChainStreamInterceptor(s.stats.interceptStream, s.meters.interceptStream, s.gate.interceptStream),
 		grpc.UnknownServiceHandler(unimplemented),
 	}
+	if s.cfg.Calls != nil {
+		opts = append(opts, grpc.StatsHandler(s.cfg.Calls))
+	}
 	if s.cfg.KeepAliveMinTime > 0 {
 		opts = append(opts, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: s.cfg.KeepAliveMinTime}))
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/tracing"
 	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
@@ -155,6 +156,9 @@ func (r *Router) try(ctx context.Context, f *flight, q *op, d *kvdpb.Descriptor,
 	if err != nil {
 		return result{}, err
 	}
+	if tracing.Sampled(ctx) {
+		return r.tryTraced(ctx, f, q, d.Shard, local, member)
+	}
 	if local != nil {
 		return r.tryLocal(ctx, f, q, local)
 	}
@@ -222,6 +226,9 @@ func (r *Router) tryRemote(ctx context.Context, f *flight, q *op, shardID, membe
 	frame := requestFrame{op: q.kind, confirm: q.confirm, shard: shardID, readRev: q.readRev, stamp: q.stamp, body: q.body()}
 	// The gateway is the one to end a request: only if it does not, the owner will.
 	frame.timeout = max(r.remaining(ctx, f), 0) + ownerGrace
+	if tracing.Sampled(ctx) {
+		frame.parent = tracing.AppendParent(nil, ctx)
+	}
 	id, err := l.send(c, len(frame.body), func(b []byte, id uint64) []byte {
 		frame.id = id
 		return appendRequestFrame(b, &frame)

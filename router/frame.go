@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/tracing"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/router/wire"
 	"github.com/kvd-io/kvd/shard"
@@ -41,13 +42,14 @@ const (
 const (
 	flagConfirm = 1 << iota
 	flagReadRev
+	flagTraced
 )
 
 var errFrame = errors.New("malformed frame")
 
 // requestFrame is a client's request on its way to the owner.
 //
-//	kind[1] id[8] op[1] flags[1] shard timeout_ms [read_rev stamp] protobuf
+//	kind[1] id[8] op[1] flags[1] shard timeout_ms [read_rev stamp] [parent[25]] protobuf
 //
 // Numbers without a size are varints.
 type requestFrame struct {
@@ -59,6 +61,8 @@ type requestFrame struct {
 	timeout time.Duration
 	readRev int64
 	stamp   ownership.Stamp
+	// parent is the gateway's span (tracing.AppendParent), if the request is traced.
+	parent []byte
 	// body is the request's protobuf. After decoding it aliases the frame.
 	body []byte
 }
@@ -73,6 +77,9 @@ func appendRequestFrame(b []byte, f *requestFrame) []byte {
 	if f.readRev > 0 {
 		flags |= flagReadRev
 	}
+	if len(f.parent) == tracing.ParentBytes {
+		flags |= flagTraced
+	}
 	b = append(b, byte(f.op), flags)
 	b = binary.AppendUvarint(b, f.shard)
 	b = binary.AppendUvarint(b, uint64(max(f.timeout, 0)/time.Millisecond))
@@ -83,6 +90,9 @@ func appendRequestFrame(b []byte, f *requestFrame) []byte {
 		b = binary.AppendUvarint(b, f.stamp.MapVersion)
 		b = binary.AppendUvarint(b, f.stamp.AuthVersion)
 		b = binary.AppendVarint(b, f.stamp.CompactRevision)
+	}
+	if flags&flagTraced != 0 {
+		b = append(b, f.parent...)
 	}
 	return append(b, f.body...)
 }
@@ -108,7 +118,14 @@ func decodeRequestFrame(b []byte) (f requestFrame, err error) {
 			r.bad = true
 		}
 	}
-	if f.op < opRange || f.op > opPart || flags&^(flagConfirm|flagReadRev) != 0 {
+	if flags&flagTraced != 0 {
+		if len(r.b) < tracing.ParentBytes {
+			r.bad = true
+		} else {
+			f.parent, r.b = r.b[:tracing.ParentBytes], r.b[tracing.ParentBytes:]
+		}
+	}
+	if f.op < opRange || f.op > opPart || flags&^(flagConfirm|flagReadRev|flagTraced) != 0 {
 		r.bad = true
 	}
 	f.body = r.b

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/tracing"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
@@ -26,6 +28,13 @@ func TestFramesSurvive(t *testing.T) {
 	got, err := decodeRequestFrame(appendRequestFrame(nil, &q))
 	require.NoError(t, err)
 	require.Equal(t, q, got)
+	q.parent = bytes.Repeat([]byte{7}, tracing.ParentBytes)
+	whole := appendRequestFrame(nil, &q)
+	got, err = decodeRequestFrame(whole)
+	require.NoError(t, err)
+	require.Equal(t, q, got)
+	_, err = decodeRequestFrame(whole[:len(whole)-len(q.body)-1])
+	require.ErrorIs(t, err, errFrame, "half a parent")
 	plain := requestFrame{op: opRange, body: []byte{}}
 	got, err = decodeRequestFrame(appendRequestFrame(nil, &plain))
 	require.NoError(t, err)
@@ -98,6 +107,7 @@ func TestErrorsSurvive(t *testing.T) {
 
 func FuzzFrames(f *testing.F) {
 	f.Add(appendRequestFrame(nil, &requestFrame{op: opPut, readRev: 5, body: []byte{1}}))
+	f.Add(appendRequestFrame(nil, &requestFrame{op: opPut, parent: make([]byte, tracing.ParentBytes), body: []byte{1}}))
 	f.Add(appendReplyHead(nil, 1, &shard.Reply{Revision: 3}))
 	f.Add(appendReplyError(nil, 1, &shard.WrongRangeError{Shard: 1, Descriptors: []*kvdpb.Descriptor{{Shard: 3}}}))
 	f.Add(appendReplyError(nil, 1, &shard.AmbiguousError{Cause: errFrame}))

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvd-io/kvd/internal/tracing"
 	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router/wire"
@@ -71,6 +72,9 @@ func (l *link) request(r *Router, frame []byte) error {
 		return nil
 	}
 	s.req.Ctx = &s.ctx
+	if len(f.parent) > 0 {
+		s.req.Ctx = tracing.WithParent(&s.ctx, f.parent)
+	}
 	s.req.Done = s.done
 	rep.Do(&s.req)
 	return nil

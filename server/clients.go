@@ -13,7 +13,7 @@ import (
 )
 
 // openAPI opens the ports of clients and makes what serves them.
-func (m *Member) openAPI(context.Context) error {
+func (m *Member) openAPI(ctx context.Context) error {
 	ports, err := m.openClientPorts()
 	if err != nil {
 		return err
@@ -21,6 +21,10 @@ func (m *Member) openAPI(context.Context) error {
 	tlsConfig, err := m.cfg.ClientServerTLS()
 	if err != nil {
 		return fmt.Errorf("TLS of the client port: %w", err)
+	}
+	calls, err := m.openTracing(ctx)
+	if err != nil {
+		return err
 	}
 	m.api, err = api.New(api.Config{
 		Member: m.id.member, Router: m.router, Watcher: m.hub, Cluster: m.placement, Storage: m.storage, Snapshots: m.backup,
@@ -31,6 +35,7 @@ func (m *Member) openAPI(context.Context) error {
 		EnablePprof: m.cfg.EnablePprof, SlowRequest: m.cfg.WarningUnaryRequestDuration,
 		Gateway: m.cfg.EnableGRPCGateway, CORS: m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
 		LogLevel: m.cfg.LogLevelNow, Debug: m.log.Core().Enabled(zapcore.DebugLevel), Histograms: m.cfg.Metrics == "extensive",
+		Calls:      calls,
 		Collectors: []prometheus.Collector{metrics.New(m.metricSources())},
 	})
 	if err != nil {

@@ -3,11 +3,13 @@ package shard
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kvd-io/kvd/internal/tracing"
 	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/mvcc"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
@@ -39,6 +41,8 @@ type machine struct {
 	// Used again from group to group.
 	batches  []command.Batch
 	progress []byte
+	// began is when the present group's apply began, if the process traces.
+	began time.Time
 }
 
 var _ multiraft.StateMachine = (*Replica)(nil)
@@ -157,6 +161,9 @@ func (r *Replica) Apply(entries []multiraft.Entry) error {
 func (m *machine) applyWriteGroup(entries []multiraft.Entry) error {
 	for len(m.batches) < len(entries) {
 		m.batches = append(m.batches, command.Batch{})
+	}
+	if tracing.On() {
+		m.began = time.Now()
 	}
 	staged := m.r.store.Load().NewBatch()
 	defer staged.Close()

@@ -50,6 +50,7 @@ func (p *pipeline) applied(seq uint64, rejection Rejection, index uint64) {
 		p.kick()
 	}
 	for _, w := range b.writes {
+		w.trace.apply(p.t.r.fsm.began)
 		w.succeed(index)
 	}
 }

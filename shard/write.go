@@ -42,6 +42,8 @@ type write struct {
 
 	// unwatch ends the watching of the client's cancellation.
 	unwatch atomic.Pointer[func() bool]
+	// trace is nil unless the request is traced.
+	trace *writeTrace
 	// answered is set by whoever calls Done.
 	answered atomic.Bool
 }
@@ -52,7 +54,7 @@ const maxEffectBytes = multiraft.MaxCommand - (64 << 10)
 
 // doWrite begins a request that may have effects.
 func (t *tenure) doWrite(req *Request) {
-	w := &write{r: t.r, t: t, req: req}
+	w := &write{r: t.r, t: t, req: req, trace: newWriteTrace(req)}
 	heavy := w.prepare()
 	if err := t.pipeline.admit(w.size); err != nil {
 		req.Done(nil, err)
@@ -145,6 +147,7 @@ func (w *write) Latched(_ *latch.Guard, ok bool) {
 
 // evaluate computes the effects under the latches.
 func (w *write) evaluate() {
+	w.trace.evaluate()
 	if err := w.req.Ctx.Err(); err != nil {
 		w.abandon(err)
 		return
@@ -181,6 +184,7 @@ func (w *write) evaluate() {
 		w.abandon(rpctypes.ErrGRPCRequestTooLarge)
 		return
 	}
+	w.trace.queue()
 	if !w.t.pipeline.enqueue(w) {
 		w.abandon(w.r.notOwner())
 	}
@@ -215,6 +219,7 @@ func (w *write) succeed(index uint64) {
 		return
 	}
 	w.unwatchClient()
+	w.trace.end(w)
 	w.result.Finish(w.revision)
 	if w.commit != nil {
 		w.commit.part.committed(w, index)
@@ -248,6 +253,7 @@ func (w *write) end(err error) {
 func (w *write) answer(err error) {
 	if w.answered.CompareAndSwap(false, true) {
 		w.unwatchClient()
+		w.trace.end(w)
 		w.req.Done(nil, err)
 	}
 }

@@ -146,6 +146,9 @@ type Config struct {
 	// Metrics is "basic" or "extensive".
 	Metrics string
 
+	// Tracing sends spans of requests to a collector.
+	Tracing Tracing
+
 	// LogLevel is debug, info, warn, error, panic or fatal; LogFormat is json or console. LogOutputs are "default"
 	// and "stderr" (the same), "stdout", "systemd/journal", or paths of files.
 	LogLevel, LogFormat string
@@ -171,6 +174,15 @@ type Config struct {
 	logger                                          string
 	enableLogRotation                               bool
 	logRotation                                     string
+}
+
+// Tracing is etcd's distributed tracing: spans by OTLP over gRPC.
+type Tracing struct {
+	Enabled bool
+	// Address is the collector's host:port; Service and Instance name the member there, Instance only if it is not empty.
+	Address, Service, Instance string
+	// PerMillion is how many of a million requests are sampled, of those that come without a decision of their client.
+	PerMillion int
 }
 
 // Warning says that a setting is accepted but without effect, or unwise.
@@ -222,6 +234,7 @@ func Default() *Config {
 		CORS:                        []string{"*"},
 		HostWhitelist:               []string{"*"},
 		Metrics:                     "basic",
+		Tracing:                     Tracing{Address: "localhost:4317", Service: "etcd"},
 		LogLevel:                    "info",
 		LogFormat:                   "json",
 		LogOutputs:                  []string{"default"},

@@ -37,7 +37,6 @@ type option struct {
 const (
 	laterAuth    = "this version has no users and roles"
 	laterMembers = "this version does not change the members of a cluster"
-	laterTracing = "this version does not trace"
 	laterHash    = "this version does not compare replicas in the background"
 	noBolt       = "kvd does not store in bbolt"
 	noDiscovery  = "kvd has no discovery service to bootstrap from"

@@ -32,15 +32,15 @@ func (c *Config) serviceOptions() []option {
 		{name: "warning-unary-request-duration", group: groupLogging, value: duration(&c.WarningUnaryRequestDuration),
 			usage: "Log unary requests that take longer."},
 
-		{name: "enable-distributed-tracing", group: groupTracing, value: boolean(new(bool)), without: laterTracing,
+		{name: "enable-distributed-tracing", group: groupTracing, value: boolean(&c.Tracing.Enabled),
 			usage: "Enable distributed tracing."},
-		{name: "distributed-tracing-address", group: groupTracing, value: text(new("localhost:4317")), without: laterTracing,
+		{name: "distributed-tracing-address", group: groupTracing, value: text(&c.Tracing.Address),
 			usage: "Address of the collector."},
-		{name: "distributed-tracing-service-name", group: groupTracing, value: text(new("etcd")), without: laterTracing,
+		{name: "distributed-tracing-service-name", group: groupTracing, value: text(&c.Tracing.Service),
 			usage: "Service name, the same on all members."},
-		{name: "distributed-tracing-instance-id", group: groupTracing, value: text(new(string)), without: laterTracing,
+		{name: "distributed-tracing-instance-id", group: groupTracing, value: text(&c.Tracing.Instance),
 			usage: "Instance id, another one on each member."},
-		{name: "distributed-tracing-sampling-rate", group: groupTracing, value: integer(new(int)), without: laterTracing,
-			usage: "Samples per million spans."},
+		{name: "distributed-tracing-sampling-rate", group: groupTracing, value: integer(&c.Tracing.PerMillion),
+			usage: "Samples per million spans, of requests whose client decided nothing. 0 is none."},
 	}
 }

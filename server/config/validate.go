@@ -40,6 +40,7 @@ func (c *Config) problems() problems {
 	c.checkLimits(&wrong)
 	c.checkSecurity(&wrong)
 	c.checkLogging(&wrong)
+	c.checkTracing(&wrong)
 	return wrong
 }
 
@@ -268,6 +269,23 @@ func secure(urls types.URLs) bool {
 		}
 	}
 	return false
+}
+
+// maxPerMillion is every span.
+const maxPerMillion = 1_000_000
+
+func (c *Config) checkTracing(wrong *problems) {
+	switch {
+	case !c.Tracing.Enabled:
+		return
+	case c.Tracing.PerMillion < 0:
+		wrong.addf("distributed tracing configuration is not valid: (tracing sampling rate must be positive)")
+	case c.Tracing.PerMillion > maxPerMillion:
+		wrong.addf("distributed tracing configuration is not valid: (tracing sampling rate must be less than %d)", maxPerMillion)
+	}
+	if _, _, err := net.SplitHostPort(c.Tracing.Address); err != nil {
+		wrong.addf("--distributed-tracing-address: %w", err)
+	}
 }
 
 func (c *Config) checkLogging(wrong *problems) {

@@ -84,6 +84,9 @@ func TestProblems(t *testing.T) {
 		{"--enable-log-rotation --log-outputs=f --log-rotation-config-json={", "improperly formatted log rotation config: unexpected end of JSON input"},
 		{`--enable-log-rotation --log-outputs=f --log-rotation-config-json={"maxsize":"big"}`, "invalid log rotation config: json: cannot unmarshal string into Go struct field Logger.maxsize of type int"},
 		{`--enable-log-rotation --log-outputs=f --log-rotation-config-json={"maxage":-1}`, "invalid log rotation config: maxsize, maxage and maxbackups must not be negative"},
+		{"--enable-distributed-tracing --distributed-tracing-sampling-rate=-1", "distributed tracing configuration is not valid: (tracing sampling rate must be positive)"},
+		{"--enable-distributed-tracing --distributed-tracing-sampling-rate=1000001", "distributed tracing configuration is not valid: (tracing sampling rate must be less than 1000000)"},
+		{"--enable-distributed-tracing --distributed-tracing-address=nowhere", "--distributed-tracing-address: address nowhere: missing port in address"},
 		{"--enable-log-rotation", ErrRotationNeedsOneFile.Error()},
 		{"--enable-log-rotation --log-outputs=f,g", ErrRotationNeedsOneFile.Error()},
 	} {
