@@ -137,8 +137,7 @@ func (p *pipeline) stepsApplied(b *batch, index uint64) {
 func (x *parts) prepareApplied(p *part) {
 	x.mu.Lock()
 	p.phase = partPrepared
-	x.mu.order++
-	p.order = x.mu.order
+	p.floor = x.mu.learned
 	req := p.req
 	x.mu.Unlock()
 	x.t.replyPart(req, &kvdpb.PartReply{})

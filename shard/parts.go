@@ -38,10 +38,10 @@ import (
 //     neither writes nor commits of which this is the anchor. Prepares do go on,
 //     for else two transactions could wait for each other. Commits wait only for
 //     transactions whose anchor lies further right, so they never wait in a ring.
-//  4. Decisions are applied in the order of their revisions. One is sent once
-//     every part that was prepared when it was learned is decided; parts that
-//     were prepared later have larger revisions, since a revision is asked for
-//     after all parts are prepared.
+//  4. Decisions are applied in the order of their revisions. A revision is asked
+//     for after all parts are prepared, so a part's revision lies above every one
+//     that was learned here before it was prepared: its floor. A decision is sent
+//     once no undecided part has a floor below its revision.
 //  5. "Absent, therefore aborted" is said by an entry of the anchor's log, and
 //     only where the commit is not in the pipeline.
 //  6. A record is forgotten only when every participant has applied the outcome,
@@ -61,8 +61,8 @@ type parts struct {
 		sync.Mutex
 		closed bool
 		byID   map[string]*part
-		// order counts the parts that became prepared.
-		order uint64
+		// learned is the largest revision that was learned by a decision.
+		learned int64
 		// records are outcomes of transactions anchored here that are not forgotten.
 		records map[string]*settling
 		// recovering: the goroutine of recover runs.
@@ -96,13 +96,12 @@ type part struct {
 	timer    *time.Timer
 	prepared *kvdpb.Prepared
 	since    time.Time
-	// order is the part's place among the prepared, ticket its Prepare's.
-	order, ticket uint64
-	// decided: the outcome is known, learned when order was that. sent: its
-	// decision is in the pipeline.
+	// ticket is its Prepare's. floor lies below the revision that it will get.
+	ticket uint64
+	floor  int64
+	// decided: the outcome is known. sent: its decision is in the pipeline.
 	decided, sent bool
 	revision      int64
-	learned       uint64
 	waiting       []*Request
 }
 
@@ -136,8 +135,6 @@ func (x *parts) init(t *tenure, state *txnTable) {
 		p := &part{x: x, id: id, phase: partPrepared, prepared: prepared}
 		p.w = write{r: t.r, t: t}
 		p.setSpans(prepared.GetSpans())
-		x.mu.order++
-		p.order = x.mu.order
 		// They were held side by side before, and nobody else holds any yet.
 		if t.latches.Acquire(&p.w.guard, p.w.latches, p) != latch.Granted {
 			t.r.log.DPanic("latches of prepared transactions conflict")

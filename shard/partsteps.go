@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -171,7 +172,8 @@ func (x *parts) decideLocked(p *part, revision int64) {
 		}
 		return
 	}
-	p.decided, p.revision, p.learned = true, revision, x.mu.order
+	p.decided, p.revision = true, revision
+	x.mu.learned = max(x.mu.learned, revision)
 }
 
 // dueLocked returns the decisions that may be applied now (invariant 4).
@@ -188,11 +190,15 @@ func (x *parts) dueLocked() []txnStep {
 		}
 	}
 	slices.SortFunc(commits, func(a, b *part) int { return int(min(max(a.revision-b.revision, -1), 1)) })
+	floor := int64(math.MaxInt64)
+	for _, p := range x.mu.byID {
+		if p.phase == partPrepared && !p.decided {
+			floor = min(floor, p.floor)
+		}
+	}
 	for _, c := range commits {
-		for _, p := range x.mu.byID {
-			if p.phase == partPrepared && !p.decided && p.order <= c.learned {
-				return due
-			}
+		if c.revision > floor {
+			break
 		}
 		due = append(due, c.dueLocked())
 	}

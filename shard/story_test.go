@@ -312,6 +312,22 @@ func (s *story) await() string {
 			var index uint64
 			s.scan("applied", &index)
 			require.NoError(s.t, n.replica.waitApplied(context.Background(), index))
+		case "revision":
+			var rev int64
+			s.scan("revision", &rev)
+			until(s.t, "revision", func() bool {
+				_, last := n.replica.Applied()
+				return last >= rev
+			})
+		case "barriers":
+			var count int
+			s.scan("barriers", &count)
+			until(s.t, "barriers", func() bool {
+				p := &n.replica.tenure.Load().pipeline
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return len(p.mu.waiting) >= count
+			})
 		case "queued":
 			var count int
 			s.scan("queued", &count)
@@ -350,6 +366,9 @@ func (s *story) send(req *Request) string {
 func describe(reply *Reply, err error) string {
 	if err != nil {
 		return describeError(err)
+	}
+	if reply.Part != nil {
+		return describePart(reply.Part)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "revision %d", reply.Revision)
@@ -444,6 +463,8 @@ func describeCommand(s *state, cmd []byte) string {
 		what = fmt.Sprintf("split done epoch=%d child=%d", k.SplitDone.Epoch, k.SplitDone.Child)
 	case *kvdpb.ShardCommand_Compact:
 		what = fmt.Sprintf("compact revision=%d", k.Compact.Revision)
+	case *kvdpb.ShardCommand_Transactions:
+		return describeTransactions(s, k.Transactions, rejection == Accepted) + rejected(rejection)
 	}
 	if rejection == Accepted {
 		s.apply(&c)
