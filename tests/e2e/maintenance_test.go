@@ -213,7 +213,7 @@ func testDowngrade(t *testing.T, e *env, _ string) {
 	}
 }
 
-// TestQuota: a tiny quota trips after a dozen values, on etcd and on kvd; compacting, defragmenting and disarming makes room.
+// TestQuota: a tiny quota trips soon, on kvd after a dozen values, on etcd once it has written them out; compacting, defragmenting and disarming makes room.
 func TestQuota(t *testing.T) {
 	const page = 4096
 	c := startCluster(t, cluster.Options{Members: 1, Args: []string{fmt.Sprintf("--quota-backend-bytes=%d", 13*page)}})
@@ -227,11 +227,11 @@ func TestQuota(t *testing.T) {
 	for round := range 2 {
 		value := strings.Repeat("b", page)
 		puts := 0
-		for err = error(nil); err == nil && puts < 100; puts++ {
+		for err = error(nil); err == nil && puts < 1000; puts++ {
 			_, err = cli.Put(ctx, "key", value)
 		}
 		wantStatus(t, "a put above the quota", unwrapped(err), rpctypes.ErrGRPCNoSpace)
-		if puts > 30 {
+		if binaries.kvd && puts > 30 {
 			t.Errorf("round %d: %d values of 4 KiB went into 13 pages", round, puts)
 		}
 		alarms, err := cli.AlarmList(ctx)
