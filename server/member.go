@@ -51,6 +51,7 @@ type Member struct {
 	engine    *mvcc.Engine
 	mesh      *peer.Mesh
 	host      *multiraft.Host
+	calls     *calls
 	placement *placement.Node
 	hub       *watch.Hub
 	manager   *manager.Manager
@@ -170,6 +171,7 @@ func (m *Member) openMesh(context.Context) error {
 		return fmt.Errorf("open peer port: %w", err)
 	}
 	m.onClose(m.mesh.Close)
+	m.calls = newCalls(func(to uint64, frame []byte) error { return m.mesh.Send(to, peer.ChannelRequest, frame) })
 	m.mesh.Handle(peer.ChannelRequest, m.demultiplex)
 	m.mesh.NotifyDown(m.peerDown)
 	wal, err := walDir(m.cfg)
@@ -212,21 +214,16 @@ func (m *Member) openPlacement(context.Context) error {
 			}
 			return placement.NewStorage(store), nil
 		},
-		Send: func(to uint64, frame []byte) error { return m.mesh.Send(to, peer.ChannelRequest, frame) },
-		Conn: func(to uint64) (grpc.ClientConnInterface, error) {
-			conn, err := m.mesh.Conn(to)
-			if err != nil {
-				return nil, err
-			}
-			return conn, nil
-		},
+		Send:   func(to uint64, frame []byte) error { return m.mesh.Send(to, peer.ChannelRequest, frame) },
+		Conn:   func(to uint64) (grpc.ClientConnInterface, error) { return m.calls.to(to), nil },
 		Logger: m.log.Named("placement"),
 	})
 	if err != nil {
 		return err
 	}
 	m.onClose(m.placement.Close)
-	kvdpb.RegisterPlacementServer(m.mesh.Registrar(), m.placement.Service())
+	m.calls.serve(&kvdpb.Placement_ServiceDesc, m.placement.Service())
+	m.onClose(m.calls.close)
 	m.onClose(func() {
 		m.bounded(stopTimeout, "stop the placement replica", func(ctx context.Context) error {
 			return m.host.StopReplica(ctx, placement.Shard, replica.Replica)
@@ -357,6 +354,10 @@ func (m *Member) demultiplex(from uint64, frame []byte) {
 	case len(frame) == 0:
 	case frame[0] <= placement.FrameKindMax:
 		m.placement.HandleFrame(from, frame)
+	case frame[0] == frameCall || frame[0] == frameCallReply:
+		if err := m.calls.handle(from, frame); err != nil {
+			m.log.Warn("dropped a frame of another member", zap.Uint64("member", from), zap.Error(err))
+		}
 	default:
 		m.router.HandleFrame(from, frame)
 	}
@@ -366,6 +367,7 @@ func (m *Member) peerDown(member uint64, ch peer.Channel) {
 	m.router.PeerDown(member, ch)
 	if ch == peer.ChannelRequest {
 		m.placement.PeerDown(member)
+		m.calls.peerDown(member)
 	}
 }
 
