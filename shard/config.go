@@ -32,9 +32,6 @@ type Config struct {
 	Sink Sink
 	// Workers runs what may take long.
 	Workers *Workers
-	// Rounds lines up this shard's proposals with those of the member's other
-	// shards; nil for none.
-	Rounds *Rounds
 	// Txns finishes transactions over several shards whose coordinator does not;
 	// nil for nobody.
 	Txns TxnResolver

@@ -53,10 +53,6 @@ type pipeline struct {
 	t *tenure
 	// wake has room for one signal to the goroutine.
 	wake chan struct{}
-	// lined and granted belong to Rounds, and are guarded by its lock: the
-	// pipeline waits for a round, or may take part in this one.
-	lined   bool
-	granted uint64
 
 	mu struct {
 		sync.Mutex
@@ -76,8 +72,6 @@ type pipeline struct {
 		drained  chan struct{}
 		inflight []*batch
 		nextSeq  uint64
-		// round is the one that the batches in flight began in, 0 if none.
-		round uint64
 
 		// Every batch that asks gets a ticket. asking is the ticket of the
 		// request for revisions that is under way, 0 if none.

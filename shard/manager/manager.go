@@ -67,7 +67,6 @@ type Manager struct {
 	log     *zap.Logger
 	disk    *disk
 	workers *shard.Workers
-	rounds  *shard.Rounds
 
 	// replicas is copied on write, so that requests find a replica without a lock.
 	replicas atomic.Pointer[map[uint64]*local]
@@ -138,7 +137,6 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger, disk: d,
-		rounds:   shard.NewRounds(),
 		workers:  shard.NewWorkers(16 * runtime.GOMAXPROCS(0)),
 		wake:     make(chan struct{}, 1),
 		starting: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
@@ -460,7 +458,7 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		Member: m.cfg.Member, Incarnation: m.cfg.Incarnation,
 		Shard: a.shard, Replica: a.replica, Descriptor: desc,
 		Engine: m.cfg.Engine, Dir: m.disk.store(a.shard, a.replica),
-		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Rounds: m.rounds, Txns: m.cfg.Txns,
+		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Txns: m.cfg.Txns,
 		OnPending:   func(uint64, *kvdpb.Descriptor) { m.Wake() },
 		OnSplitDone: func(uint64, uint64) { m.Wake() },
 		OnOwner: func(id uint64) {
