@@ -18,9 +18,9 @@ var alarmTypes = map[pb.AlarmType]kvdpb.Alarm_Type{
 	pb.AlarmType_CORRUPT: kvdpb.Alarm_CORRUPT,
 }
 
-// alarmMembers shows alarms as etcd's clients know them: those of one member and
+// AlarmMembers shows alarms as etcd's clients know them: those of one member and
 // type are one, whatever their causes.
-func alarmMembers(standing []*kvdpb.Alarm) []*pb.AlarmMember {
+func AlarmMembers(standing []*kvdpb.Alarm) []*pb.AlarmMember {
 	var shown []*pb.AlarmMember
 	for _, a := range standing {
 		m := &pb.AlarmMember{MemberID: a.Member}
@@ -50,7 +50,7 @@ func (s *maintenanceServer) Alarm(ctx context.Context, req *pb.AlarmRequest) (*p
 		if err = s.cluster.Barrier(wait); err != nil {
 			break
 		}
-		for _, m := range alarmMembers(s.cluster.StandingAlarms()) {
+		for _, m := range AlarmMembers(s.cluster.StandingAlarms()) {
 			if req.Alarm == pb.AlarmType_NONE || req.Alarm == m.Alarm {
 				resp.Alarms = append(resp.Alarms, m)
 			}

@@ -179,7 +179,7 @@ func (c *Config) fill() error {
 		c.Logger = zap.NewNop()
 	}
 	if c.Alarms == nil {
-		c.Alarms = func() []*pb.AlarmMember { return alarmMembers(c.Cluster.StandingAlarms()) }
+		c.Alarms = func() []*pb.AlarmMember { return AlarmMembers(c.Cluster.StandingAlarms()) }
 	}
 	if c.CertificateNames == nil {
 		c.CertificateNames = func() bool { return false }

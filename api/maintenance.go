@@ -54,7 +54,7 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	if resp.Leader == 0 {
 		resp.Errors = append(resp.Errors, rpctypes.ErrNoLeader.Error())
 	}
-	for _, a := range alarmMembers(s.cluster.StandingAlarms()) {
+	for _, a := range AlarmMembers(s.cluster.StandingAlarms()) {
 		resp.Errors = append(resp.Errors, a.String())
 	}
 	return resp, nil

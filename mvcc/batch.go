@@ -26,6 +26,8 @@ type Batch struct {
 	buf     []byte
 	// puts, deletes and bytes count what is written.
 	puts, deletes, bytes uint64
+	// importing: an Import takes care of the order, and cuts batches inside revisions.
+	importing bool
 }
 
 // NewBatch begins a batch.
@@ -94,7 +96,7 @@ func (b *Batch) Put(rev, sub int64, e *Effect) {
 
 func (b *Batch) check(rev, sub int64, e *Effect) error {
 	switch last := b.g.published.Load().last; {
-	case rev <= last || rev < b.meta.last:
+	case !b.importing && (rev <= last || rev < b.meta.last):
 		return fmt.Errorf("mvcc: revision %d after %d", rev, max(last, b.meta.last))
 	case sub < 0:
 		return fmt.Errorf("mvcc: negative sub-revision %d", sub)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
@@ -153,7 +154,15 @@ func (s *State) init(c *kvdpb.PlacementInit) *kvdpb.PlacementResult {
 		s.setShard(d)
 		s.nextShard = max(s.nextShard, d.Shard+1)
 	}
-	s.windowEnd = firstRevision + 1
+	s.windowEnd = max(c.Revision, firstRevision) + 1
+	s.compactRevision = c.CompactRevision
+	if c.Auth != nil {
+		// checkInit has found it sound.
+		if auth, err := authstate.FromProto(c.Auth); err == nil {
+			s.auth = auth
+			s.dirty.auth.markAll(auth)
+		}
+	}
 	s.changed()
 	s.dirty.meta = true
 	return applied()
@@ -163,6 +172,12 @@ func (s *State) init(c *kvdpb.PlacementInit) *kvdpb.PlacementResult {
 func checkInit(c *kvdpb.PlacementInit) error {
 	if c.GetClusterId() == 0 {
 		return fmt.Errorf("no cluster id")
+	}
+	if c.Revision < 0 || c.Revision > math.MaxInt64/2 || c.CompactRevision < 0 || c.CompactRevision > max(c.Revision, firstRevision) {
+		return fmt.Errorf("begins at revision %d, compacted at %d", c.Revision, c.CompactRevision)
+	}
+	if _, err := authstate.FromProto(c.Auth); err != nil {
+		return err
 	}
 	members := map[uint64]struct{}{}
 	replicas := map[uint64]struct{}{}

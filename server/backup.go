@@ -3,9 +3,12 @@ package server
 import (
 	"context"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 
+	"github.com/kvd-io/kvd/api"
 	"github.com/kvd-io/kvd/backup"
+	"github.com/kvd-io/kvd/backup/etcdfile"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/manager"
 	"github.com/kvd-io/kvd/version"
@@ -16,6 +19,10 @@ import (
 func (m *Member) openBackup(context.Context) error {
 	saver, err := backup.New(backup.Config{
 		Member: m.id.member, Dir: m.dir.Join("backup"), Cluster: backupCluster{sequencer{m.placement}, m}, Replicas: m.manager,
+		Beside: backup.Beside{
+			Auth:   func() etcdfile.Auth { return backup.AuthContents(m.placement.Auth()) },
+			Alarms: func() []*pb.AlarmMember { return api.AlarmMembers(m.placement.StandingAlarms()) },
+		},
 		ClusterVersion: version.Cluster(), Logger: m.log.Named("backup"),
 	})
 	if err != nil {

@@ -29,6 +29,11 @@ func identify(ctx context.Context, cfg *config.Config, dir *datadir.Dir) (*ident
 		return nil, err
 	}
 	stamp := dir.Stamp()
+	if stamp != nil {
+		if id, err := restoredIdentity(cfg, dir, stamp, incarnation); id != nil || err != nil {
+			return id, err
+		}
+	}
 	birth, err := bornFrom(ctx, cfg)
 	if stamp == nil {
 		if err != nil {

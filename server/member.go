@@ -41,6 +41,9 @@ const (
 	clientGrace = time.Second
 )
 
+// raftDir is where the raft log lies, in the data directory.
+const raftDir = "raft"
+
 // Member is one running member.
 type Member struct {
 	cfg *config.Config
@@ -179,7 +182,7 @@ func (m *Member) openMesh(context.Context) error {
 		return err
 	}
 	m.host, err = multiraft.NewHost(multiraft.Config{
-		Dir: m.dir.Join("raft"), WALDir: wal, MemberID: m.id.member, DeploymentID: m.id.cluster, Mesh: m.mesh,
+		Dir: m.dir.Join(raftDir), WALDir: wal, MemberID: m.id.member, DeploymentID: m.id.cluster, Mesh: m.mesh,
 		Heartbeat: m.cfg.HeartbeatInterval, Election: m.cfg.ElectionTimeout, PreVote: m.cfg.PreVote,
 		UnsafeNoFsync: m.cfg.UnsafeNoFsync, SnapshotEntries: m.cfg.SnapshotCount, CompactionOverhead: m.cfg.SnapshotCatchUpEntries,
 		OnLeader: m.onLeader, OnFatal: m.fail, Logger: m.log.Named("raft"),
@@ -268,7 +271,7 @@ func (m *Member) placementReplica() (multiraft.ReplicaConfig, error) {
 const maxPlacementReplica = 1024
 
 func (m *Member) openShards(context.Context) error {
-	if err := os.MkdirAll(m.dir.Join("shards"), 0o700); err != nil {
+	if err := os.MkdirAll(m.dir.Join(manager.Dir), 0o700); err != nil {
 		return fmt.Errorf("create directory of the shards: %w", err)
 	}
 	return m.wire()

@@ -27,7 +27,7 @@ func (m *Member) wire() error {
 	m.onClose(m.hub.Close)
 	m.hub.RegisterFeed(m.mesh.Registrar())
 	m.manager, err = manager.New(manager.Config{
-		Member: m.id.member, Incarnation: m.id.incarnation, Dir: m.dir.Join("shards"), Engine: m.engine,
+		Member: m.id.member, Incarnation: m.id.incarnation, Dir: m.dir.Join(manager.Dir), Engine: m.engine,
 		Raft: m.host, Bind: func(id uint64) shard.Raft { return shard.Bind(m.host, id) },
 		Placement: placementView{m.placement}, Sequencer: seq, Sink: m.hub, Txns: txns{m},
 		Changed: func(id uint64) { m.router.OwnerChanged(id) },

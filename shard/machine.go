@@ -338,9 +338,10 @@ func (m *machine) stage(staged *mvcc.Batch, c *kvdpb.ShardCommand) error {
 		if d.GetShard() != m.r.cfg.Shard {
 			return fmt.Errorf("init of shard %d in the log of shard %d", d.GetShard(), m.r.cfg.Shard)
 		}
-		if d.GetParent() != 0 && m.desc == nil {
-			// Going on would silently miss the data of before the split.
-			return fmt.Errorf("replica %d of split-born shard %d has no seed", m.r.cfg.Replica, m.r.cfg.Shard)
+		if (d.GetParent() != 0 || d.GetRestored()) && m.desc == nil {
+			// Going on would silently miss the data of before the split, or of the
+			// snapshot file.
+			return fmt.Errorf("replica %d of split-born or restored shard %d has no seed", m.r.cfg.Replica, m.r.cfg.Shard)
 		}
 		if s := spanOf(d); s.Empty() || !keyspace.All().ContainsSpan(s) {
 			return fmt.Errorf("init with span %v", s)

@@ -103,14 +103,23 @@ func (r *Reader) VerifySum(ctx context.Context) error {
 	if _, err := r.f.ReadAt(want, r.size); err != nil {
 		return fmt.Errorf("read checksum: %w", err)
 	}
-	h := sha256.New()
-	if _, err := io.Copy(h, &ctxReader{ctx, io.NewSectionReader(r.f, 0, r.size)}); err != nil {
-		return fmt.Errorf("read snapshot file: %w", err)
+	got, err := r.Sum(ctx)
+	if err != nil {
+		return err
 	}
-	if got := h.Sum(nil); !bytes.Equal(got, want) {
+	if !bytes.Equal(got, want) {
 		return fmt.Errorf("%w: its SHA-256 is %x, and %x is written behind it", ErrCorrupt, got, want)
 	}
 	return nil
+}
+
+// Sum computes the SHA-256 of the database.
+func (r *Reader) Sum(ctx context.Context) ([]byte, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, &ctxReader{ctx, io.NewSectionReader(r.f, 0, r.size)}); err != nil {
+		return nil, fmt.Errorf("read snapshot file: %w", err)
+	}
+	return h.Sum(nil), nil
 }
 
 type ctxReader struct {

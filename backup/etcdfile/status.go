@@ -3,7 +3,6 @@ package etcdfile
 import (
 	"context"
 	"hash/crc32"
-	"hash/maphash"
 )
 
 // Status is what `snapshot status` shows of a file; it is what etcdutl shows.
@@ -47,35 +46,16 @@ func (r *Reader) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	s.Hash = h.Sum32()
-	live := newKeySet()
+	live := NewKeySet()
 	err = r.Rows(ctx, func(rev Revision, kv *KeyValue) error {
 		s.Revision = rev.Main
 		if rev.Tombstone {
-			live.remove(kv.Key)
+			live.Remove(kv.Key)
 		} else {
-			live.add(kv.Key)
+			live.Add(kv.Key)
 		}
 		return nil
 	})
 	s.TotalKey = len(live.keys)
 	return s, err
 }
-
-// keySet is a set of keys by 128 bits of hash, so that it takes some 25 bytes a
-// key however long keys are.
-type keySet struct {
-	seeds [2]maphash.Seed
-	keys  map[[2]uint64]struct{}
-}
-
-func newKeySet() *keySet {
-	return &keySet{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, keys: make(map[[2]uint64]struct{})}
-}
-
-func (s *keySet) hash(key []byte) [2]uint64 {
-	return [2]uint64{maphash.Bytes(s.seeds[0], key), maphash.Bytes(s.seeds[1], key)}
-}
-
-func (s *keySet) add(key []byte) { s.keys[s.hash(key)] = struct{}{} }
-
-func (s *keySet) remove(key []byte) { delete(s.keys, s.hash(key)) }

@@ -93,7 +93,7 @@ func identity(global *command.GlobalFlags) (*clientv3.AuthConfig, error) {
 	}
 	user, password, ok := strings.Cut(global.User, ":")
 	if !ok {
-		return nil, errors.New("shard commands do not ask for a password: give --user NAME:PASSWORD, or --password")
+		return nil, errors.New("this command does not ask for a password: give --user NAME:PASSWORD, or --password")
 	}
 	return &clientv3.AuthConfig{Username: user, Password: password}, nil
 }

@@ -49,7 +49,7 @@ func newRoot() *cobra.Command {
 		newVersionCommand(),
 		command.NewLeaseCommand(),
 		command.NewMemberCommand(),
-		command.NewSnapshotCommand(),
+		newSnapshotCommand(global),
 		command.NewMakeMirrorCommand(),
 		command.NewLockCommand(),
 		command.NewElectCommand(),

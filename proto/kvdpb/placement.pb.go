@@ -388,8 +388,10 @@ type PlacementInit struct {
 	// empty.
 	Revision        int64 `protobuf:"varint,70,opt,name=revision,proto3" json:"revision,omitempty"`
 	CompactRevision int64 `protobuf:"varint,71,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// auth holds the users and roles of a cluster that begins from a snapshot file.
+	Auth          *AuthState `protobuf:"bytes,72,opt,name=auth,proto3" json:"auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlacementInit) Reset() {
@@ -455,6 +457,13 @@ func (x *PlacementInit) GetCompactRevision() int64 {
 		return x.CompactRevision
 	}
 	return 0
+}
+
+func (x *PlacementInit) GetAuth() *AuthState {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
 }
 
 // PlacementServing says that the sequencer of the epoch has waited out its
@@ -1223,14 +1232,15 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\vclear_alarm\x18\x1f \x01(\v2\x11.kvdpb.ClearAlarmH\x00R\n" +
 	"clearAlarm\x120\n" +
 	"\tdowngrade\x18  \x01(\v2\x10.kvdpb.DowngradeH\x00R\tdowngradeB\t\n" +
-	"\acommand\"\xc9\x01\n" +
+	"\acommand\"\xef\x01\n" +
 	"\rPlacementInit\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12'\n" +
 	"\amembers\x18\x02 \x03(\v2\r.kvdpb.MemberR\amembers\x12)\n" +
 	"\x06shards\x18\x03 \x03(\v2\x11.kvdpb.DescriptorR\x06shards\x12\x1a\n" +
 	"\brevision\x18F \x01(\x03R\brevision\x12)\n" +
-	"\x10compact_revision\x18G \x01(\x03R\x0fcompactRevision\"G\n" +
+	"\x10compact_revision\x18G \x01(\x03R\x0fcompactRevision\x12$\n" +
+	"\x04auth\x18H \x01(\v2\x10.kvdpb.AuthStateR\x04auth\"G\n" +
 	"\x10PlacementServing\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x1d\n" +
 	"\n" +
@@ -1340,8 +1350,8 @@ var file_kvdpb_placement_proto_goTypes = []any{
 	(*Downgrade)(nil),              // 18: kvdpb.Downgrade
 	(*Member)(nil),                 // 19: kvdpb.Member
 	(*Descriptor)(nil),             // 20: kvdpb.Descriptor
-	(*Ownership)(nil),              // 21: kvdpb.Ownership
-	(*AuthState)(nil),              // 22: kvdpb.AuthState
+	(*AuthState)(nil),              // 21: kvdpb.AuthState
+	(*Ownership)(nil),              // 22: kvdpb.Ownership
 	(*Alarm)(nil),                  // 23: kvdpb.Alarm
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
@@ -1361,24 +1371,25 @@ var file_kvdpb_placement_proto_depIdxs = []int32{
 	18, // 13: kvdpb.PlacementCommand.downgrade:type_name -> kvdpb.Downgrade
 	19, // 14: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
 	20, // 15: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	6,  // 16: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
-	19, // 17: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
-	0,  // 18: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
-	20, // 19: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
-	19, // 20: kvdpb.PlacementState.members:type_name -> kvdpb.Member
-	20, // 21: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
-	21, // 22: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	5,  // 23: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
-	22, // 24: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
-	23, // 25: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
-	18, // 26: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
-	1,  // 27: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	12, // 28: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
-	28, // [28:29] is the sub-list for method output_type
-	27, // [27:28] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	21, // 16: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
+	6,  // 17: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	19, // 18: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
+	0,  // 19: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
+	20, // 20: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
+	19, // 21: kvdpb.PlacementState.members:type_name -> kvdpb.Member
+	20, // 22: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
+	22, // 23: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
+	5,  // 24: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	21, // 25: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
+	23, // 26: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
+	18, // 27: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
+	1,  // 28: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
+	12, // 29: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	29, // [29:30] is the sub-list for method output_type
+	28, // [28:29] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_placement_proto_init() }

@@ -66,6 +66,19 @@ func Open(path string) (*Dir, error) {
 	if err := refuseForeign(path); err != nil {
 		return nil, err
 	}
+	lock, err := takeLock(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dir{path: path, lock: lock}
+	if err := d.readStamp(); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func takeLock(path string) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(path, lockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock of data directory: %w", err)
@@ -77,12 +90,7 @@ func Open(path string) (*Dir, error) {
 		}
 		return nil, fmt.Errorf("lock data directory %q: %w", path, err)
 	}
-	d := &Dir{path: path, lock: lock}
-	if err := d.readStamp(); err != nil {
-		lock.Close()
-		return nil, err
-	}
-	return d, nil
+	return lock, nil
 }
 
 // refuseForeign refuses a directory that holds files but no stamp of kvd's.
@@ -92,6 +100,9 @@ func refuseForeign(path string) error {
 	}
 	if _, err := os.Lstat(filepath.Join(path, "member", "snap", "db")); err == nil {
 		return fmt.Errorf("data directory %q holds a member of etcd, which kvd does not open; give kvd a directory of its own and bring the data over with a snapshot", path)
+	}
+	if _, err := os.Lstat(filepath.Join(path, restoringName)); err == nil {
+		return fmt.Errorf("data directory %q holds a restore that was interrupted; run kvctl snapshot restore again", path)
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {

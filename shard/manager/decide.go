@@ -112,6 +112,9 @@ func decideReplica(v view, d *kvdpb.Descriptor, replica uint64) (action, bool) {
 		return action{kind: start, shard: d.Shard, replica: replica}, true
 	case o.started || o.hasLog:
 		return action{kind: lost, shard: d.Shard, replica: replica}, true
+	case d.Restored && !o.hasSeed && slices.ContainsFunc(d.Initial, func(r *kvdpb.Replica) bool { return r.Replica == replica }):
+		// What the snapshot file held is not here, and nobody else has to give it.
+		return action{kind: lost, shard: d.Shard, replica: replica}, true
 	case d.Parent != 0 && !o.hasSeed:
 		// Without the parent's frozen span there is nothing to make it from.
 		return action{kind: seed, shard: d.Shard, replica: replica}, v.local[d.Parent].pending == d.Shard

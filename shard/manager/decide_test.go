@@ -21,6 +21,12 @@ func descriptor(shard, parent uint64, phase kvdpb.Descriptor_Phase, seeded ...ui
 	return &kvdpb.Descriptor{Shard: shard, Parent: parent, Phase: phase, Replicas: rs, Initial: rs, Seeded: seeded}
 }
 
+func restored(shard uint64) *kvdpb.Descriptor {
+	d := descriptor(shard, 0, live)
+	d.Restored = true
+	return d
+}
+
 const (
 	live    = kvdpb.Descriptor_LIVE
 	seeding = kvdpb.Descriptor_SEEDING
@@ -37,6 +43,15 @@ func TestDecide(t *testing.T) {
 		want   []action
 	}{
 		{
+			name:   "a restored shard starts from what the restore left",
+			shards: []*kvdpb.Descriptor{restored(2)},
+			local:  map[uint64]observed{2: {hasSeed: true}},
+			want:   []action{{kind: start, shard: 2, replica: 2, first: true}},
+		}, {
+			name:   "and never without it",
+			shards: []*kvdpb.Descriptor{restored(2)},
+			want:   []action{{kind: lost, shard: 2, replica: 2}},
+		}, {
 			name:   "a shard of the bootstrap starts with its initial list",
 			shards: []*kvdpb.Descriptor{descriptor(2, 0, live)},
 			want:   []action{{kind: start, shard: 2, replica: 2, first: true}},

@@ -14,6 +14,9 @@ import (
 // and durable marks that outlive it.
 type disk struct{ dir string }
 
+// Dir is where a member's replicas lie, in its data directory.
+const Dir = "shards"
+
 const (
 	markStarted = "started"
 	markRemoved = "removed"
@@ -32,8 +35,11 @@ func openDisk(dir string) (*disk, error) {
 func (d *disk) marks() string { return filepath.Join(d.dir, "marks") }
 
 // store is the directory of a replica's store. A seed lies there once it is whole.
-func (d *disk) store(shard, replica uint64) string {
-	return filepath.Join(d.dir, fmt.Sprintf("%d-%d", shard, replica))
+func (d *disk) store(shard, replica uint64) string { return StoreDir(d.dir, shard, replica) }
+
+// StoreDir is the directory of a replica's store below Config.Dir.
+func StoreDir(dir string, shard, replica uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%d-%d", shard, replica))
 }
 
 func (d *disk) hasStore(shard, replica uint64) (bool, error) {
