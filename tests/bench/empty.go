@@ -136,6 +136,15 @@ func (s *emptyServer) Put(_ context.Context, r *etcdserverpb.PutRequest) (*etcds
 }
 
 // Range gives made-up pairs of the right size and number.
+func (s *emptyServer) Txn(_ context.Context, r *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
+	m := &etcdserverpb.TxnResponse{Header: s.header(), Succeeded: true}
+	for range r.Success {
+		m.Responses = append(m.Responses, &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponsePut{
+			ResponsePut: &etcdserverpb.PutResponse{Header: m.Header}}})
+	}
+	return m, nil
+}
+
 func (s *emptyServer) Range(_ context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
 	kvs := s.one
 	if len(r.RangeEnd) > 0 {

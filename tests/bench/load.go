@@ -24,7 +24,7 @@ const watchWriters = 10
 
 // cell is one thing to measure.
 type cell struct {
-	op      string // put, get, range or watch
+	op      string // put, get, range, watch or one of the transactions
 	clients int    // requests under way at a time; watches in the watch cells
 	conns   int    // connections (HTTP/2) that the clients share, spread evenly over the members
 	members int
@@ -152,6 +152,9 @@ type worker struct {
 	request *frame
 	keyAt   int
 	endAt   int
+	// more are places of further keys, each step keys after the one before.
+	more    []int
+	step    int
 	picks   int // how many first keys there are to choose from
 	atLeast int // a shorter answer is an error
 	rng     *rand.Rand
@@ -177,8 +180,30 @@ func newWorker(op string, conn *grpc.ClientConn, cfg loadConfig, seed uint64) *w
 		w.request, w.keyAt, w.endAt = rangeFrame(benchKey(0), benchKey(0))
 		w.atLeast = rangeKeys * cfg.valueBytes
 		w.picks -= rangeKeys
+	default:
+		t := txnCells[op]
+		w.method = etcdserverpb.KV_Txn_FullMethodName
+		w.request, w.more = txnFrame(t.keys, cfg.valueBytes)
+		w.keyAt, w.more = w.more[0], w.more[1:]
+		w.atLeast = 1
+		if w.step = 1; t.far {
+			w.step = cfg.keys / t.keys
+		}
+		w.picks -= (t.keys - 1) * w.step
 	}
 	return w
+}
+
+// txnCells are transactions that put several keys: next to each other, which with kvd are keys of one shard, or spread over the whole
+// store.
+var txnCells = map[string]struct {
+	keys int
+	far  bool
+}{
+	"txn-near2": {2, false},
+	"txn-far2":  {2, true},
+	"txn-near8": {8, false},
+	"txn-far8":  {8, true},
 }
 
 func (w *worker) run(ctx context.Context, win window, r *result) {
@@ -190,6 +215,9 @@ func (w *worker) run(ctx context.Context, win window, r *result) {
 		setKey(w.request.bytes[w.keyAt:], n)
 		if w.endAt > 0 {
 			setKey(w.request.bytes[w.endAt:], n+rangeKeys)
+		}
+		for i, at := range w.more {
+			setKey(w.request.bytes[at:], n+(i+1)*w.step)
 		}
 		began := now
 		err := w.conn.Invoke(ctx, w.method, w.request, &reply, codec)

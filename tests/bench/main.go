@@ -104,7 +104,7 @@ func parseOptions(args []string) (*options, error) {
 		return nil, err
 	}
 	for _, op := range o.ops {
-		if !slices.Contains([]string{"get", "range", "put", "watch", "restart"}, op) {
+		if !slices.Contains([]string{"get", "range", "put", "watch", "restart", "txn-near2", "txn-far2", "txn-near8", "txn-far8"}, op) {
 			return nil, fmt.Errorf("-cells: no operation %q", op)
 		}
 	}
@@ -256,7 +256,7 @@ func closeAll(systems []*system) {
 
 func measureMembers(ctx context.Context, o *options, r *report, members int) error {
 	var cells []cell
-	for _, op := range []string{"get", "range", "put", "watch"} { // those that only read come first: the store is the same for all systems
+	for _, op := range []string{"get", "range", "put", "txn-near2", "txn-far2", "txn-near8", "txn-far8", "watch"} { // those that only read come first: the store is the same for all systems
 		if !slices.Contains(o.ops, op) {
 			continue
 		}

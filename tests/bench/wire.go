@@ -139,6 +139,20 @@ func rangeFrame(key, end []byte) (f *frame, keyAt, endAt int) {
 	return &frame{bytes: b}, keyAt, endAt
 }
 
+// txnFrame encodes a TxnRequest that puts keys, and tells where they lie in it.
+func txnFrame(keys, valueBytes int) (f *frame, keysAt []int) {
+	var b []byte
+	for i := range keys {
+		put, keyAt, _ := putFrame(benchKey(i), make([]byte, valueBytes))
+		op := protowire.AppendBytes(protowire.AppendTag(nil, 2, protowire.BytesType), put.bytes) // RequestOp.request_put
+		keyAt += len(op) - len(put.bytes)
+		b = protowire.AppendVarint(protowire.AppendTag(b, 2, protowire.BytesType), uint64(len(op))) // TxnRequest.success
+		keysAt = append(keysAt, len(b)+keyAt)
+		b = append(b, op...)
+	}
+	return &frame{bytes: b}, keysAt
+}
+
 // watchFrame encodes a WatchRequest that creates a watch.
 func watchFrame(key, end []byte) *frame {
 	in, _, _ := rangeFrame(key, end)

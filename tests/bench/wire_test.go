@@ -114,3 +114,22 @@ func TestServerCodecAgreesWithProtobuf(t *testing.T) {
 		}
 	}
 }
+
+func TestTxnFrame(t *testing.T) {
+	f, at := txnFrame(3, 5)
+	for i, k := range at {
+		setKey(f.bytes[k:], 7*i)
+	}
+	var m etcdserverpb.TxnRequest
+	if err := proto.Unmarshal(f.bytes, &m); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Success) != 3 || len(m.Compare) != 0 || len(m.Failure) != 0 {
+		t.Fatalf("%v", &m)
+	}
+	for i, op := range m.Success {
+		if p := op.GetRequestPut(); string(p.Key) != string(benchKey(7*i)) || len(p.Value) != 5 {
+			t.Errorf("operation %d: %v", i, op)
+		}
+	}
+}
