@@ -35,8 +35,10 @@ func (m *Member) openAPI(ctx context.Context) error {
 		EnablePprof: m.cfg.EnablePprof, SlowRequest: m.cfg.WarningUnaryRequestDuration,
 		Gateway: m.cfg.EnableGRPCGateway, CORS: m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
 		LogLevel: m.cfg.LogLevelNow, Debug: m.log.Core().Enabled(zapcore.DebugLevel), Histograms: m.cfg.Metrics == "extensive",
-		Calls:      calls,
-		Collectors: []prometheus.Collector{metrics.New(m.metricSources())},
+		// Users by the common names of certificates exist once users do.
+		CertificateNames: func() bool { return m.cfg.ClientTLS.ClientCertAuth && m.placement.Auth().Enabled() },
+		Calls:            calls,
+		Collectors:       []prometheus.Collector{metrics.New(m.metricSources())},
 	})
 	if err != nil {
 		return err
