@@ -63,8 +63,9 @@ type Restored struct {
 //     restore clears it away. A directory that has a stamp, or anything that
 //     no restore left there, is never touched.
 //
-// Revisions, versions, leases, users and roles are those of the file; members,
-// ids and alarms are not. Memory is bounded, whatever the file's size.
+// Revisions, versions, users and roles are those of the file; members, ids and
+// alarms are not. Keys keep the ids of their leases, but the leases themselves are
+// not restored yet, of which a warning tells. Memory is bounded, whatever the file's size.
 func Restore(ctx context.Context, cfg RestoreConfig) (*Restored, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
@@ -99,6 +100,9 @@ func Restore(ctx context.Context, cfg RestoreConfig) (*Restored, error) {
 	c, err := cfg.cluster(ctx, r, s)
 	if err != nil {
 		return nil, err
+	}
+	if s.leases > 0 {
+		cfg.Logger.Warn("the leases of the snapshot are not restored: the keys that are attached to them will not expire", zap.Int("leases", s.leases))
 	}
 	me := c.Member(cfg.Name)
 	if err := (&builder{cfg: &cfg, reader: r, survey: s, cluster: c, member: me.Id}).build(ctx); err != nil {

@@ -17,6 +17,8 @@ type survey struct {
 	revision int64
 	// bytes adds up keys and values.
 	bytes int64
+	// leases counts the leases of the file.
+	leases int
 	// splits are the keys at which the shards of the new cluster begin, but for
 	// the first.
 	splits [][]byte
@@ -60,7 +62,10 @@ func look(ctx context.Context, r *etcdfile.Reader, shardBytes int64) (*survey, e
 	if err != nil {
 		return nil, err
 	}
-	if err := r.Leases(ctx, func(etcdfile.Lease) error { return nil }); err != nil {
+	if err := r.Leases(ctx, func(etcdfile.Lease) error {
+		s.leases++
+		return nil
+	}); err != nil {
 		return nil, err
 	}
 	// A store whose last writes were all compacted away is at its compaction.
