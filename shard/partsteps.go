@@ -227,14 +227,13 @@ func (x *parts) doInquire(req *Request, q *kvdpb.PartInquire) {
 		req.Done(nil, err)
 		return
 	}
-	id := string(record.GetTxn())
 	x.mu.Lock()
-	if s := x.mu.records[id]; s != nil {
+	if s := x.mu.records[string(record.GetTxn())]; s != nil {
 		x.mu.Unlock()
 		x.t.replyPart(req, outcomeOf(s.record))
 		return
 	}
-	p := x.mu.byID[id]
+	p := x.mu.byID[string(record.GetTxn())]
 	pending := p != nil && (p.phase == partCommitting || !q.GetForce())
 	mine := p != nil && !pending && p.phase == partLatched
 	if mine {

@@ -14,7 +14,7 @@ import (
 
 func TestOffCostsNothing(t *testing.T) {
 	Enable(nil)
-	ctx := context.WithValue(context.Background(), struct{}{}, 1)
+	ctx := context.WithValue(context.Background(), testing.TB(t), 1)
 	require.Zero(t, testing.AllocsPerRun(100, func() {
 		if Sampled(ctx) {
 			t.Fatal("sampled although tracing is off")
