@@ -34,6 +34,9 @@ type Stamp struct {
 	Name string `json:"name"`
 }
 
+// certificatesName is where made certificates lie, as in etcd.
+const certificatesName = "fixtures"
+
 // ID is a 64-bit id that is written in hexadecimal, as etcd shows ids.
 type ID uint64
 
@@ -110,9 +113,10 @@ func refuseForeign(path string) error {
 	}
 	for _, e := range entries {
 		// lost+found is what a fresh file system holds; a lock or an unfinished
-		// stamp is what a first start leaves that died at once.
+		// stamp is what a first start leaves that died at once; certificates are made
+		// by --auto-tls before the directory is opened.
 		switch e.Name() {
-		case lockName, stampName + ".tmp", "lost+found":
+		case lockName, stampName + ".tmp", "lost+found", certificatesName:
 		default:
 			return fmt.Errorf("data directory %q is not one of kvd's: it holds %q but no %s", path, e.Name(), stampName)
 		}

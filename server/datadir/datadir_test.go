@@ -63,6 +63,7 @@ func TestForeignDirectoriesAreRefused(t *testing.T) {
 func TestFirstStartThatDiedIsNoForeigner(t *testing.T) {
 	path := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(path, stampName+".tmp"), []byte("{"), 0o600))
+	require.NoError(t, os.MkdirAll(filepath.Join(path, certificatesName, "peer"), 0o700), "as --auto-tls leaves it")
 	d, err := Open(path)
 	require.NoError(t, err)
 	require.NoError(t, d.WriteStamp(Stamp{ClusterID: 1, MemberID: 2}))
