@@ -446,6 +446,18 @@ func TestSerializable(t *testing.T) {
 	require.Len(t, m.Kvs, 3)
 }
 
+// TestSerializableWhereNothingWasEverWritten: a member that lost the others right after the first start knows of nothing
+// resolved, and still knows that the cluster was empty at its first revision.
+func TestSerializableWhereNothingWasEverWritten(t *testing.T) {
+	w := newWorld(t, 2, "m")
+	w.rev = 0 // no shard has applied a write
+	w.member(2).setDown(1, true)
+	m, err := w.member(2).router.Range(context.Background(), &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte{0}, Serializable: true})
+	require.NoError(t, err)
+	require.Empty(t, m.Kvs)
+	require.EqualValues(t, emptyRevision, m.Header.Revision)
+}
+
 // TestIdleShardIsRefreshed: the resolved revision of a shard without writes does
 // not keep a serializable read in the past.
 func TestIdleShardIsRefreshed(t *testing.T) {

@@ -11,6 +11,11 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
+// emptyRevision is the revision of a cluster that was never written to. No write
+// has it or a lower one, so every replica is exact at it, even where nothing was
+// ever resolved: a member that lost the others right after its first start.
+const emptyRevision = 1
+
 // serializable answers a range from local replicas, asking nobody: the state at
 // the smallest revision that all of them are known to be exact at. Where some
 // shard has no replica here, or where the revision that is known is too old,
@@ -44,7 +49,7 @@ func (r *Router) serializable(ctx context.Context, req *pb.RangeRequest) (*pb.Ra
 		if !view.Span().ContainsSpan(p.span) {
 			return nil, errNotResolved
 		}
-		exact = min(exact, r.stale.at(p.desc.Shard, view))
+		exact = min(exact, max(r.stale.at(p.desc.Shard, view), emptyRevision))
 		compacted = max(compacted, view.CompactRevision())
 	}
 	at := exact
