@@ -19,7 +19,7 @@ const (
 	pageSize = 4096
 	// batchBytes is what one transaction of the writer gathers in memory. Pages of
 	// a batch cost several times their rows while it is committed.
-	batchBytes = 4 << 20
+	batchBytes = 1 << 20
 	// fillPercent: rows come in order, so pages are never split again.
 	fillPercent = 1.0
 	// openPatience bounds the wait for the lock of a file that nobody else knows.

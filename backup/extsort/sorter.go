@@ -27,15 +27,15 @@ type Options struct {
 
 // Defaults of Options.
 const (
-	DefaultBytes      = 32 << 20
-	DefaultMergeBytes = 32 << 20
+	DefaultBytes      = 12 << 20
+	DefaultMergeBytes = 12 << 20
 )
 
 const (
 	// minBuffer is the smallest read buffer of a run; more runs than have room
 	// for it are merged in several passes.
 	minBuffer = 32 << 10
-	maxBuffer = 1 << 20
+	maxBuffer = 256 << 10
 	// rowOverhead is what a row takes in memory beside its bytes.
 	rowOverhead = 32
 	// checkEvery is the number of rows between two looks at the context.
