@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/backup"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
@@ -119,6 +120,8 @@ type Config struct {
 	// host names that HTTP pages answer to; empty, or with "*", is all.
 	Gateway             bool
 	CORS, HostWhitelist []string
+	// Auth checks permissions; nil is without users.
+	Auth *auth.Service
 	// Alarms are the alarms that health looks at; nil is those of the cluster.
 	Alarms func() []*pb.AlarmMember
 	// CertificateNames says whether names of client certificates count as users;

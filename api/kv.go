@@ -6,6 +6,8 @@ import (
 
 	"github.com/kvd-io/kvd/api/check"
 	"github.com/kvd-io/kvd/api/codec"
+	"github.com/kvd-io/kvd/auth"
+	"github.com/kvd-io/kvd/router"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
@@ -18,6 +20,7 @@ type kvServer struct {
 	guard           Guard
 	router          Router
 	gate            *gate
+	permits         *permits
 	stats           *callStats
 	meters          *meters
 	maxTxnOps       int
@@ -92,7 +95,20 @@ func (s *kvServer) serve(ctx context.Context, m proto.Message, raw []byte, reply
 	if err := s.admit(ctx, m, len(raw)); err != nil {
 		return err
 	}
-	res, err := s.router.Do(ctx, m, raw)
+	var res router.Response
+	var err error
+	off := s.permits.off()
+	if off {
+		res, err = s.router.Do(ctx, m, raw)
+	}
+	// That auth was turned on may be news, told by whoever refused the request.
+	if !off || (err != nil && auth.IsOld(err)) {
+		err = s.permits.kv(ctx, m, func(ctx context.Context) error {
+			var err error
+			res, err = s.router.Do(ctx, m, raw)
+			return err
+		})
+	}
 	if err != nil {
 		return err
 	}
@@ -159,8 +175,12 @@ func (s *kvServer) compact(ctx context.Context, req *pb.CompactionRequest, dec f
 	if err := s.guard.Change(); err != nil {
 		return nil, err
 	}
-	resp, err := s.router.Compact(ctx, req)
-	if err != nil {
+	var resp *pb.CompactionResponse
+	compact := func(ctx context.Context) (err error) {
+		resp, err = s.router.Compact(ctx, req)
+		return err
+	}
+	if err := s.permits.confirmed(ctx, (*auth.Caller).Root, compact); err != nil {
 		return nil, err
 	}
 	s.fill(resp.Header, resp.Header.Revision)
@@ -176,10 +196,21 @@ func rangeStreamMethod(srv any, stream grpc.ServerStream) error {
 	if err := check.RangeStream(req); err != nil {
 		return err
 	}
-	return s.router.RangeStream(stream.Context(), req, func(m *pb.RangeResponse) error {
+	send := func(m *pb.RangeResponse) error {
 		if m.Header != nil {
 			s.fill(m.Header, m.Header.Revision)
 		}
 		return stream.SendMsg(&pb.RangeStreamResponse{RangeResponse: m})
-	})
+	}
+	off := s.permits.off()
+	var err error
+	if off {
+		err = s.router.RangeStream(stream.Context(), req, send)
+	}
+	// The version of auth is compared before anything is sent, and not again: what
+	// is sent is the state of that moment.
+	if !off || (err != nil && auth.IsOld(err)) {
+		err = s.permits.kv(stream.Context(), req, func(ctx context.Context) error { return s.router.RangeStream(ctx, req, send) })
+	}
+	return err
 }

@@ -38,6 +38,8 @@ type Server struct {
 	meters   meters
 	registry *prometheus.Registry
 	gate     *gate
+	permits  *permits
+	watches  *guardedStreams
 	gateway  *gateway
 	grpc     *grpc.Server
 	health   *health.Server
@@ -61,7 +63,7 @@ func New(cfg Config) (*Server, error) {
 		}
 		return nil, err
 	}
-	s := &Server{cfg: cfg, registry: prometheus.NewRegistry(), gate: newGate(cfg.Cluster), health: health.NewServer()}
+	s := &Server{cfg: cfg, registry: prometheus.NewRegistry(), gate: newGate(cfg.Cluster), permits: &permits{auth: cfg.Auth}, health: health.NewServer()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.stats.slow = &slowLog{log: cfg.Logger, after: cfg.SlowRequest}
 	s.meters.prepare()
@@ -124,8 +126,8 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
-		grpc.ChainUnaryInterceptor(s.stats.interceptUnary, s.meters.interceptUnary, s.gate.interceptUnary),
-		grpc.ChainStreamInterceptor(s.stats.interceptStream, s.meters.interceptStream, s.gate.interceptStream),
+		grpc.ChainUnaryInterceptor(s.stats.interceptUnary, s.meters.interceptUnary, s.gate.interceptUnary, s.permits.interceptUnary),
+		grpc.ChainStreamInterceptor(s.stats.interceptStream, s.meters.interceptStream, s.gate.interceptStream, s.permits.interceptStream),
 		grpc.UnknownServiceHandler(unimplemented),
 	}
 	if s.cfg.Calls != nil {
@@ -143,10 +145,14 @@ func (s *Server) options() []grpc.ServerOption {
 func (s *Server) register() {
 	h := headers{member: s.cfg.Member, cluster: s.cfg.Cluster}
 	s.grpc.RegisterService(kvDesc(), &kvServer{
-		headers: h, router: s.cfg.Router, guard: s.cfg.Guard, gate: s.gate, stats: &s.stats, meters: &s.meters,
+		headers: h, router: s.cfg.Router, guard: s.cfg.Guard, gate: s.gate, permits: s.permits, stats: &s.stats, meters: &s.meters,
 		maxTxnOps: int(s.cfg.MaxTxnOps), maxRequestBytes: int(s.cfg.MaxRequestBytes),
 	})
-	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher, meters: &s.meters.watches})
+	if s.cfg.Auth != nil {
+		s.watches = newGuardedStreams(s.cfg.Auth)
+		pb.RegisterAuthServer(s.grpc, &authServer{headers: h, auth: s.cfg.Auth, storage: s.cfg.Storage})
+	}
+	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher, meters: &s.meters.watches, permits: s.permits, streams: s.watches})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{headers: h})
 	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{
 		headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, guard: s.cfg.Guard, timeout: s.cfg.RequestTimeout,
@@ -181,6 +187,9 @@ func (s *Server) Start() error {
 		return errStopped
 	}
 	s.spawn("watch on leaders", func() error { s.gate.run(s.ctx, s.cfg.ElectionTimeout); return nil })
+	if s.watches != nil {
+		s.spawn("watch on auth", func() error { s.watches.run(s.ctx); return nil })
+	}
 	if s.gateway != nil {
 		s.spawn("JSON gateway", func() error { return s.grpc.Serve(s.gateway.pipe) })
 	}

@@ -15,8 +15,6 @@ func unimplemented(_ any, stream grpc.ServerStream) error {
 	switch service {
 	case "etcdserverpb.Lease":
 		return status.Errorf(codes.Unimplemented, "kvd: leases are not supported yet (%s)", name)
-	case "etcdserverpb.Auth":
-		return status.Errorf(codes.Unimplemented, "kvd: authentication is not supported yet (%s)", name)
 	case "v3lockpb.Lock", "v3electionpb.Election":
 		return status.Errorf(codes.Unimplemented, "kvd: %s is not supported yet (%s)", service, name)
 	}

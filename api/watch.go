@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/api/codec"
+	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/watch"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -21,6 +22,9 @@ type watchServer struct {
 	headers
 	watcher Watcher
 	meters  *watchMeters
+	permits *permits
+	// streams is nil where permits checks nothing.
+	streams *guardedStreams
 }
 
 // Watch implements pb.WatchServer. This goroutine sends, another receives, since
@@ -30,9 +34,14 @@ func (s *watchServer) Watch(stream grpc.BidiStreamingServer[pb.WatchRequest, pb.
 	defer cancel(nil)
 	ws := s.watcher.NewStream()
 	defer ws.Close()
+	guarded := &guardedStream{stream: ws, ctx: ctx, end: cancel}
+	if s.streams != nil {
+		s.streams.add(guarded)
+		defer s.streams.remove(guarded)
+	}
 	go func() {
 		// A client that has nothing more to ask for still wants its events.
-		if err := receive(ctx, stream, ws); !errors.Is(err, io.EOF) {
+		if err := s.receive(ctx, stream, guarded); !errors.Is(err, io.EOF) {
 			cancel(err)
 		}
 	}()
@@ -76,7 +85,8 @@ func (s *sender) send(r *watch.Response) error {
 }
 
 // receive passes on what the client asks for and returns why it ended.
-func receive(ctx context.Context, stream grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchResponse], ws *watch.Stream) error {
+func (s *watchServer) receive(ctx context.Context, stream grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchResponse], guarded *guardedStream) error {
+	ws := guarded.stream
 	for {
 		req, err := stream.Recv()
 		if err != nil {
@@ -85,7 +95,7 @@ func receive(ctx context.Context, stream grpc.BidiStreamingServer[pb.WatchReques
 		switch r := req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
 			if r.CreateRequest != nil {
-				err = ws.Create(ctx, r.CreateRequest)
+				err = s.create(ctx, guarded, r.CreateRequest)
 			}
 		case *pb.WatchRequest_CancelRequest:
 			if r.CancelRequest != nil {
@@ -98,4 +108,34 @@ func receive(ctx context.Context, stream grpc.BidiStreamingServer[pb.WatchReques
 			return err
 		}
 	}
+}
+
+// create begins a watch, or tells the client why it may not have it.
+func (s *watchServer) create(ctx context.Context, guarded *guardedStream, req *pb.WatchCreateRequest) error {
+	off := s.permits.off()
+	if off {
+		if err := guarded.stream.Create(ctx, req); s.permits.auth == nil || !auth.IsOld(err) {
+			return err
+		}
+	}
+	begun := false
+	check := func(c *auth.Caller) error {
+		if err := c.Watch(req.Key, req.RangeEnd); err != nil {
+			return err
+		}
+		guarded.user(c.Name())
+		return nil
+	}
+	err := s.permits.auth.Run(ctx, check, func(ctx context.Context) error {
+		err := s.permits.auth.Fresh()
+		if err == nil {
+			begun = true
+			err = guarded.stream.Create(ctx, req)
+		}
+		return err
+	})
+	if err != nil && !begun && refusal(err) {
+		return guarded.stream.Refuse(ctx, err.Error())
+	}
+	return err
 }

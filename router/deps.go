@@ -100,6 +100,9 @@ type Config struct {
 	// ResolveInterval is how often the resolved revisions of local replicas are
 	// refreshed for serializable reads: 1 s by default, negative is never.
 	ResolveInterval time.Duration
+	// AuthOff tells whether auth is off, as far as this member knows; nil is
+	// always. Otherwise requests go on with the auth version of their contexts.
+	AuthOff func() bool
 }
 
 func (c *Config) fill() error {

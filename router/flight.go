@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/internal/tracing"
 	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/proto/kvdpb"
@@ -205,6 +206,7 @@ func (r *Router) target(d *kvdpb.Descriptor, attempt int) (Replica, uint64, erro
 func (r *Router) tryLocal(ctx context.Context, f *flight, q *op, rep Replica) (result, error) {
 	c := f.call
 	q.fill(&c.req)
+	c.req.Auth = r.auth(ctx)
 	c.req.Ctx, c.req.Done = ctx, c.onDone
 	rep.Do(&c.req)
 	select {
@@ -223,7 +225,7 @@ func (r *Router) tryLocal(ctx context.Context, f *flight, q *op, rep Replica) (r
 func (r *Router) tryRemote(ctx context.Context, f *flight, q *op, shardID, member uint64) (result, error) {
 	c := f.call
 	l := r.link(member)
-	frame := requestFrame{op: q.kind, confirm: q.confirm, shard: shardID, readRev: q.readRev, stamp: q.stamp, body: q.body()}
+	frame := requestFrame{op: q.kind, confirm: q.confirm, shard: shardID, readRev: q.readRev, stamp: q.stamp, auth: r.auth(ctx), body: q.body()}
 	// The gateway is the one to end a request: only if it does not, the owner will.
 	frame.timeout = max(r.remaining(ctx, f), 0) + ownerGrace
 	if tracing.Sampled(ctx) {
@@ -247,6 +249,23 @@ func (r *Router) tryRemote(ctx context.Context, f *flight, q *op, shardID, membe
 		<-c.done
 	}
 	return c.res, ownContext(c.err)
+}
+
+// auth is the auth version under which a request was checked.
+func (r *Router) auth(ctx context.Context) uint64 {
+	if r.cfg.AuthOff == nil || r.cfg.AuthOff() {
+		return 0
+	}
+	return auth.Version(ctx)
+}
+
+// checked answers shard.ErrOldAuth if a request was checked under another version
+// of auth than an answer of the sequencer tells.
+func (r *Router) checked(ctx context.Context, g shard.Grant) error {
+	if v := r.auth(ctx); v != g.Stamp.AuthVersion && v != shard.AuthExempt {
+		return shard.ErrOldAuth
+	}
+	return nil
 }
 
 // ownContext translates what the owner says of its request's context, which is

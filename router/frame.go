@@ -43,13 +43,14 @@ const (
 	flagConfirm = 1 << iota
 	flagReadRev
 	flagTraced
+	flagAuth
 )
 
 var errFrame = errors.New("malformed frame")
 
 // requestFrame is a client's request on its way to the owner.
 //
-//	kind[1] id[8] op[1] flags[1] shard timeout_ms [read_rev stamp] [parent[25]] protobuf
+//	kind[1] id[8] op[1] flags[1] shard timeout_ms [read_rev stamp] [parent[25]] [auth] protobuf
 //
 // Numbers without a size are varints.
 type requestFrame struct {
@@ -63,6 +64,8 @@ type requestFrame struct {
 	stamp   ownership.Stamp
 	// parent is the gateway's span (tracing.AppendParent), if the request is traced.
 	parent []byte
+	// auth is the auth version under which the request was checked.
+	auth uint64
 	// body is the request's protobuf. After decoding it aliases the frame.
 	body []byte
 }
@@ -80,6 +83,9 @@ func appendRequestFrame(b []byte, f *requestFrame) []byte {
 	if len(f.parent) == tracing.ParentBytes {
 		flags |= flagTraced
 	}
+	if f.auth != 0 {
+		flags |= flagAuth
+	}
 	b = append(b, byte(f.op), flags)
 	b = binary.AppendUvarint(b, f.shard)
 	b = binary.AppendUvarint(b, uint64(max(f.timeout, 0)/time.Millisecond))
@@ -93,6 +99,9 @@ func appendRequestFrame(b []byte, f *requestFrame) []byte {
 	}
 	if flags&flagTraced != 0 {
 		b = append(b, f.parent...)
+	}
+	if f.auth != 0 {
+		b = binary.AppendUvarint(b, f.auth)
 	}
 	return append(b, f.body...)
 }
@@ -125,7 +134,10 @@ func decodeRequestFrame(b []byte) (f requestFrame, err error) {
 			f.parent, r.b = r.b[:tracing.ParentBytes], r.b[tracing.ParentBytes:]
 		}
 	}
-	if f.op < opRange || f.op > opPart || flags&^(flagConfirm|flagReadRev|flagTraced) != 0 {
+	if flags&flagAuth != 0 {
+		f.auth = r.uvarint()
+	}
+	if f.op < opRange || f.op > opPart || flags&^(flagConfirm|flagReadRev|flagTraced|flagAuth) != 0 {
 		r.bad = true
 	}
 	f.body = r.b

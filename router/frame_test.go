@@ -24,7 +24,7 @@ import (
 
 func TestFramesSurvive(t *testing.T) {
 	q := requestFrame{id: 1 << 63, op: opTxn, confirm: true, shard: 300, timeout: 7 * time.Second, readRev: 1 << 40,
-		stamp: ownership.Stamp{SeqEpoch: 3, Reading: -4 * time.Second, MapVersion: 5, AuthVersion: 6, CompactRevision: 7}, body: []byte("body")}
+		stamp: ownership.Stamp{SeqEpoch: 3, Reading: -4 * time.Second, MapVersion: 5, AuthVersion: 6, CompactRevision: 7}, auth: 8, body: []byte("body")}
 	got, err := decodeRequestFrame(appendRequestFrame(nil, &q))
 	require.NoError(t, err)
 	require.Equal(t, q, got)

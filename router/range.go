@@ -84,10 +84,11 @@ func (r *Router) emptyRange(ctx context.Context, req *pb.RangeRequest) (Response
 	return Response{Message: m, Revision: g.First}, nil
 }
 
-// current asks the sequencer, within the time of a request.
+// current asks the sequencer, within the time of a request, and compares the
+// version of auth.
 func (r *Router) current(ctx context.Context) (shard.Grant, error) {
 	if g, ok := r.cfg.Placement.TryCurrent(); ok {
-		return g, nil
+		return g, r.checked(ctx, g)
 	}
 	f := r.takeFlight()
 	defer r.putFlight(f)
@@ -96,7 +97,7 @@ func (r *Router) current(ctx context.Context) (shard.Grant, error) {
 		g, err := r.cfg.Placement.Current(wait)
 		cancel()
 		if err == nil {
-			return g, nil
+			return g, r.checked(ctx, g)
 		}
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			return g, errTimeout

@@ -47,7 +47,7 @@ func (l *link) request(r *Router, frame []byte) error {
 		return err
 	}
 	s := &served{r: r, l: l, id: f.id, kind: f.op}
-	s.req.Confirm, s.req.ReadRev, s.req.ReadStamp = f.confirm, f.readRev, f.stamp
+	s.req.Confirm, s.req.ReadRev, s.req.ReadStamp, s.req.Auth = f.confirm, f.readRev, f.stamp, f.auth
 	// The message keeps the bytes, and the frame is not ours to keep.
 	if err := s.decode(bytes.Clone(f.body)); err != nil {
 		s.answer(nil, status.Errorf(codes.Internal, "kvd: request of another member: %v", err))

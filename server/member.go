@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kvd-io/kvd/api"
+	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/backup"
 	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/multiraft/peer"
@@ -59,6 +60,7 @@ type Member struct {
 	hub       *watch.Hub
 	manager   *manager.Manager
 	router    *router.Router
+	auth      *auth.Service
 	backup    *backup.Saver
 	api       *api.Server
 	space     *space.Guard
@@ -287,6 +289,7 @@ func (m *Member) run(context.Context) error {
 		m.manager.Wake()
 		m.router.MapChanged()
 		m.hub.MapChanged()
+		m.auth.Changed()
 	}))
 	m.manager.Start()
 	m.space.Start()

@@ -17,7 +17,10 @@ import (
 // wire makes the parts that serve requests, and shows them to each other in each
 // other's words.
 func (m *Member) wire() error {
-	var err error
+	err := m.openAuth()
+	if err != nil {
+		return err
+	}
 	seq := sequencer{m.placement}
 	m.hub = watch.NewHub(watch.Config{
 		MemberID: m.id.member, Stores: stores{m}, Resolver: resolver{m}, Revisions: seq,
@@ -39,7 +42,7 @@ func (m *Member) wire() error {
 	m.onClose(m.closeManager)
 	m.router, err = router.New(router.Config{
 		Member: m.id.member, Replicas: replicas{m.manager}, Placement: routerPlacement{seq}, Mesh: m.mesh,
-		Logger: m.log.Named("router"), RequestTimeout: m.cfg.RequestTimeout(),
+		Logger: m.log.Named("router"), RequestTimeout: m.cfg.RequestTimeout(), AuthOff: m.auth.Off,
 	})
 	if err != nil {
 		return err

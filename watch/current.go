@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/kvd-io/kvd/shard"
 )
 
 // moment is what the sequencer says when a watch begins.
@@ -12,6 +14,13 @@ type moment struct {
 	revision int64
 	// compacted is the compaction revision; 0 if it is not known.
 	compacted int64
+	// asked: the sequencer answered, and auth is the auth version that it told.
+	asked bool
+	auth  uint64
+}
+
+func momentOf(g shard.Grant) moment {
+	return moment{revision: g.First, compacted: g.Stamp.CompactRevision, asked: true, auth: g.Stamp.AuthVersion}
 }
 
 // resolvedCurrent remembers that the sequencer did not answer, so that not every
@@ -28,7 +37,7 @@ type resolvedCurrent struct {
 func (h *Hub) now(ctx context.Context) (moment, error) {
 	if g, ok := h.cfg.Revisions.TryCurrent(); ok {
 		h.saw(g.First)
-		return moment{g.First, g.Stamp.CompactRevision}, nil
+		return momentOf(g), nil
 	}
 	h.current.Lock()
 	recent := time.Since(h.current.failed) < currentTimeout
@@ -39,7 +48,7 @@ func (h *Hub) now(ctx context.Context) (moment, error) {
 		cancel()
 		if err == nil {
 			h.saw(g.First)
-			return moment{g.First, g.Stamp.CompactRevision}, nil
+			return momentOf(g), nil
 		}
 		h.current.Lock()
 		h.current.failed = time.Now()

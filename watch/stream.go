@@ -11,7 +11,9 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/shard"
 )
 
 // etcd's texts, which clients see as cancel reasons.
@@ -73,7 +75,9 @@ func (h *Hub) NewStream() *Stream {
 
 // Create begins a watch as the client's request says. Whatever is wrong with the
 // request is answered on the stream, as etcd does; the error says that the
-// stream is closed or ctx ended.
+// stream is closed or ctx ended, or, as shard.ErrOldAuth, that the request was
+// checked under another version of auth (auth.Version of ctx) than the present
+// one: then there is no watch, and it may be checked and created anew.
 //
 // A watch that is created without a revision sees every write that starts after
 // the response was sent.
@@ -84,6 +88,9 @@ func (s *Stream) Create(ctx context.Context, req *pb.WatchCreateRequest) error {
 	now, err := s.hub.now(ctx)
 	if err != nil {
 		return err
+	}
+	if v := auth.Version(ctx); now.asked && v != now.auth && v != shard.AuthExempt {
+		return shard.ErrOldAuth
 	}
 	if req.StartRevision < 0 {
 		return s.refuse(now.revision, rpctypes.ErrCompacted.Error())
@@ -187,6 +194,11 @@ func (s *Stream) Cancel(ctx context.Context, id int64) error {
 	if err := s.waitForRoom(ctx); err != nil {
 		return err
 	}
+	return s.cancel(id, "")
+}
+
+// cancel ends a watch and tells the client why; no reason is its own wish.
+func (s *Stream) cancel(id int64, reason string) error {
 	s.mu.Lock()
 	if s.mu.closed {
 		s.mu.Unlock()
@@ -202,7 +214,7 @@ func (s *Stream) Cancel(ctx context.Context, id int64) error {
 	if !w.compacted {
 		s.hub.stats.watchers.Add(-1)
 	}
-	s.enqueueLocked(item{kind: itemCanceled, id: id, revision: max(s.hub.seen.Load(), w.last)})
+	s.enqueueLocked(item{kind: itemCanceled, id: id, revision: max(s.hub.seen.Load(), w.last), reason: reason})
 	s.dropStalledLocked(w)
 	s.mu.Unlock()
 	s.hub.detach(w)

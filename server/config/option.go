@@ -35,7 +35,6 @@ type option struct {
 
 // Reasons that several settings share.
 const (
-	laterAuth    = "this version has no users and roles"
 	laterMembers = "this version does not change the members of a cluster"
 	laterHash    = "this version does not compare replicas in the background"
 	noBolt       = "kvd does not store in bbolt"

@@ -3,11 +3,11 @@ package config
 // serviceOptions are the settings of auth, monitoring, logging and tracing.
 func (c *Config) serviceOptions() []option {
 	return []option{
-		{name: "auth-token", group: groupAuth, value: text(&c.AuthToken), without: laterAuth,
+		{name: "auth-token", group: groupAuth, value: text(&c.AuthToken),
 			usage: "Type of auth tokens and its options: 'simple' or 'jwt'."},
-		{name: "bcrypt-cost", group: groupAuth, value: unsigned(&c.BcryptCost), without: laterAuth,
+		{name: "bcrypt-cost", group: groupAuth, value: unsigned(&c.BcryptCost),
 			usage: "Cost of bcrypt for hashing passwords, 4 to 31."},
-		{name: "auth-token-ttl", group: groupAuth, value: unsigned(&c.AuthTokenTTL), without: laterAuth,
+		{name: "auth-token-ttl", group: groupAuth, value: unsigned(&c.AuthTokenTTL),
 			usage: "Time (in seconds) that simple tokens live."},
 
 		{name: "enable-pprof", group: groupMonitoring, value: boolean(&c.EnablePprof),

@@ -261,7 +261,7 @@ func TestSettingsWithoutEffectSayWhyOnce(t *testing.T) {
 	}
 	require.Len(t, flags, 4)
 	require.NotContains(t, flags, "metrics")
-	require.Equal(t, laterAuth, flags["auth-token"])
+	require.NotContains(t, flags, "auth-token")
 	require.Equal(t, noDiscovery, flags["discovery-proxy"])
 	require.Equal(t, int64(1), cfg.QuotaBackendBytes)
 }
