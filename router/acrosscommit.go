@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
@@ -41,6 +42,11 @@ func (a *across) finish(ctx context.Context, res *eval.Result) (revision int64, 
 	m.Step = &kvdpb.PartRequest_Commit{Commit: &kvdpb.PartCommit{Record: record, Effects: p.effects}}
 	reply, err := a.r.part(ctx, p.hull, m, true)
 	a.stopTouch()
+	if auth.IsOld(err) {
+		// It got no revision and never will.
+		a.abort(record)
+		return 0, err
+	}
 	if err != nil {
 		reply, err = a.outcome(ctx, record, err)
 	}
