@@ -33,7 +33,7 @@ func (m *Member) openAPI(ctx context.Context) error {
 		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,
 		Guard: m.space, ElectionTimeout: m.cfg.ElectionTimeout, RequestTimeout: m.cfg.RequestTimeout(),
 		EnablePprof: m.cfg.EnablePprof, SlowRequest: m.cfg.WarningUnaryRequestDuration,
-		Auth: m.auth, CertificateNames: func() bool { return m.cfg.ClientTLS.ClientCertAuth && !m.auth.Off() },
+		Auth:    m.auth,
 		Gateway: m.cfg.EnableGRPCGateway, CORS: m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist,
 		LogLevel: m.cfg.LogLevelNow, Debug: m.log.Core().Enabled(zapcore.DebugLevel), Histograms: m.cfg.Metrics == "extensive",
 		// Users by the common names of certificates exist once users do.

@@ -259,7 +259,7 @@ func TestSettingsWithoutEffectSayWhyOnce(t *testing.T) {
 		require.NotEmpty(t, warning.Reason)
 		flags[warning.Flag] = warning.Reason
 	}
-	require.Len(t, flags, 4)
+	require.Len(t, flags, 3)
 	require.NotContains(t, flags, "metrics")
 	require.NotContains(t, flags, "auth-token")
 	require.Equal(t, noDiscovery, flags["discovery-proxy"])
