@@ -124,7 +124,7 @@ func (s *Stream) report() map[*group]int64 {
 			waits[g] = max(waits[g], w.told)
 			asked = true
 		default:
-			s.enqueueLocked(item{kind: itemProgress, id: w.id, revision: max(pos, w.last)})
+			s.tellLocked(w, pos)
 			w.told = 0
 		}
 	}
@@ -144,13 +144,16 @@ func (s *Stream) report() map[*group]int64 {
 func (s *Stream) broadcastLocked(lowest int64, waits map[*group]int64) {
 	if lowest >= s.mu.newest {
 		s.enqueueLocked(item{kind: itemProgress, id: InvalidWatchID, revision: lowest})
-		s.mu.progress = 0
+		s.mu.progress, s.mu.newest = 0, lowest
+		for _, w := range s.mu.watchers {
+			w.last = max(w.last, lowest)
+		}
 		return
 	}
 	if s.mu.raised++; s.mu.raised > maxRaises {
 		for _, w := range s.mu.watchers {
 			if g, pos := w.position(); g != nil {
-				s.enqueueLocked(item{kind: itemProgress, id: w.id, revision: max(pos, w.last)})
+				s.tellLocked(w, pos)
 			}
 		}
 		s.mu.progress = 0
@@ -162,6 +165,15 @@ func (s *Stream) broadcastLocked(lowest int64, waits map[*group]int64) {
 			waits[g] = max(waits[g], s.mu.progress)
 		}
 	}
+}
+
+// tellLocked reports one watch's progress. The watch may be ahead of the group that
+// it is in, for instance after it moved to another one: what it was told once is
+// not taken back.
+func (s *Stream) tellLocked(w *watcher, pos int64) {
+	w.last = max(w.last, pos)
+	s.mu.newest = max(s.mu.newest, w.last)
+	s.enqueueLocked(item{kind: itemProgress, id: w.id, revision: w.last})
 }
 
 // position returns the live group that the watcher is in and how far that is;

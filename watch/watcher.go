@@ -39,7 +39,7 @@ type watcher struct {
 
 	// What follows is guarded by stream.mu.
 
-	// last is the largest revision handed to the stream.
+	// last is the largest revision handed to the stream, or told as progress.
 	last int64
 	// tail is the sequence number of the last queued item with events.
 	tail uint64
