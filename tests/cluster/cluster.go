@@ -18,6 +18,8 @@ import (
 // Cluster is a set of members that were told of each other.
 type Cluster struct {
 	Members []*Member
+	// Network lies between the members if Options.Network asked for it; nil otherwise.
+	Network *Network
 	// Dir is the base directory of all members.
 	Dir string
 
@@ -57,6 +59,9 @@ func New(opts Options) (*Cluster, error) {
 		return nil, err
 	}
 	c.http = httpClient(tlsConf)
+	if opts.Network {
+		c.Network = newNetwork(c)
+	}
 	for i := range opts.Members {
 		m, err := newMember(c, i)
 		if err != nil {
@@ -128,6 +133,9 @@ func (c *Cluster) Close() error {
 	var err error
 	c.closeOnce.Do(func() {
 		err = c.KillAll()
+		if c.Network != nil {
+			c.Network.close()
+		}
 		for _, m := range c.Members {
 			m.releasePorts()
 		}

@@ -26,13 +26,14 @@ type Member struct {
 	// Index counts from 0; Name is the member's --name.
 	Index int
 	Name  string
-	// ClientURL and PeerURL are where it listens; Address is host:port of ClientURL.
+	// ClientURL is where it listens for clients, Address is its host and port; PeerURL is what it advertises to the other members.
 	ClientURL, PeerURL, Address string
 	// DataDir and LogPath lie below Dir. The log is appended to over all runs.
 	Dir, DataDir, LogPath string
 
-	cluster *Cluster
-	ports   []*port
+	cluster    *Cluster
+	ports      []*port
+	listenPeer string // PeerURL, or what lies behind the proxy there
 
 	mu struct {
 		sync.Mutex
@@ -61,7 +62,7 @@ func (m *Member) argsLocked() []string {
 	args := []string{
 		"--name=" + m.Name,
 		"--data-dir=" + m.DataDir,
-		"--listen-peer-urls=" + m.PeerURL,
+		"--listen-peer-urls=" + m.listenPeer,
 		"--initial-advertise-peer-urls=" + m.PeerURL,
 		"--listen-client-urls=" + m.ClientURL,
 		"--advertise-client-urls=" + m.ClientURL,
@@ -301,7 +302,7 @@ func (m *Member) LogTail(limit int64) string { return tail(m.LogPath, limit) }
 
 func newMember(c *Cluster, index int) (*Member, error) {
 	m := &Member{Index: index, Name: fmt.Sprintf("m%d", index+1), cluster: c}
-	for range 2 {
+	for range 3 {
 		p, err := reservePort()
 		if err != nil {
 			m.releasePorts()
@@ -315,6 +316,15 @@ func newMember(c *Cluster, index int) (*Member, error) {
 	m.Address = fmt.Sprintf("127.0.0.1:%d", m.ports[0].number)
 	m.ClientURL = c.opts.clientScheme() + "://" + m.Address
 	m.PeerURL = fmt.Sprintf("%s://127.0.0.1:%d", c.opts.peerScheme(), m.ports[1].number)
+	m.listenPeer = m.PeerURL
+	if c.Network != nil {
+		behind := fmt.Sprintf("127.0.0.1:%d", m.ports[2].number)
+		m.listenPeer = c.opts.peerScheme() + "://" + behind
+		if err := c.Network.listen(index, fmt.Sprintf("127.0.0.1:%d", m.ports[1].number), behind); err != nil {
+			m.releasePorts()
+			return nil, err
+		}
+	}
 	return m, nil
 }
 

@@ -23,6 +23,8 @@ type Options struct {
 	ClientTLS *Certs
 	// PeerTLS, if set, makes members speak mutual TLS among each other.
 	PeerTLS *Certs
+	// Network puts proxies between the members, which tests can cut, slow down and make lossy.
+	Network bool
 }
 
 func (o *Options) validate() error {

@@ -82,3 +82,43 @@ func MachineCPU() (busy, total time.Duration, err error) {
 	idle := t[3] + t[4]
 	return time.Duration(all-idle) * time.Second / userHz, time.Duration(all) * time.Second / userHz, nil
 }
+
+// FDs is the number of open file descriptors of a process (source: /proc/<pid>/fd).
+func FDs(pid int) (int, error) {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0, fmt.Errorf("counting file descriptors: %w", err)
+	}
+	return len(entries), nil
+}
+
+// socketInode is the inode of the loopback TCP socket with these ports (source: /proc/net/tcp).
+func socketInode(local, remote int) (string, error) {
+	b, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return "", fmt.Errorf("reading sockets: %w", err)
+	}
+	from, to := fmt.Sprintf(":%04X", local), fmt.Sprintf(":%04X", remote)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 9 && strings.HasSuffix(f[1], from) && strings.HasSuffix(f[2], to) {
+			return f[9], nil
+		}
+	}
+	return "", fmt.Errorf("no socket from port %d to port %d", local, remote)
+}
+
+// holdsSocket tells whether a process has a socket open (source: /proc/<pid>/fd).
+func holdsSocket(pid int, inode string) bool {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	want := "socket:[" + inode + "]"
+	for _, e := range entries {
+		if target, err := os.Readlink(dir + "/" + e.Name()); err == nil && target == want {
+			return true
+		}
+	}
+	return false
+}

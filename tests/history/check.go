@@ -84,7 +84,7 @@ func (c *checker) answered(op *Operation) {
 		c.violate("an answer without a revision: %s", op)
 	case op.Request.Compact != nil:
 		// Its revision is the store's when it was answered; compactions judges it.
-	case op.Response.wrote():
+	case op.Response.Wrote():
 		if other := c.owner[rev]; other != nil {
 			c.violate("revision %d was given to two writes:\n  %s\n  %s", rev, other, op)
 			return

@@ -110,8 +110,8 @@ func txnWrites(t *pb.TxnRequest) bool {
 	return false
 }
 
-// wrote tells whether the response speaks of an effect.
-func (r *Response) wrote() bool {
+// Wrote tells whether the response speaks of an effect.
+func (r *Response) Wrote() bool {
 	switch {
 	case r.Put != nil:
 		return true
@@ -192,4 +192,12 @@ func Part(r Request) *pb.RequestOp {
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: r.Delete}}
 	}
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: r.Txn}}
+}
+
+// Revision is the one of the answer's header; 0 without an answer.
+func (o *Operation) Revision() int64 {
+	if o.Outcome != Answered {
+		return 0
+	}
+	return o.Response.revision()
 }

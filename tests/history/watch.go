@@ -67,8 +67,8 @@ func (w *Watch) wants(e *mvccpb.Event) bool {
 
 // LiveWatch is a watch that is still being recorded.
 type LiveWatch struct {
+	ctx    context.Context
 	cancel context.CancelFunc
-	done   chan struct{}
 
 	mu struct {
 		sync.Mutex
@@ -81,7 +81,7 @@ type LiveWatch struct {
 // Watch opens a watch with a stock client and records it until it ends or is closed.
 func (r *Recorder) Watch(ctx context.Context, cli *clientv3.Client, client int, member string, req WatchRequest) *LiveWatch {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &LiveWatch{cancel: cancel, done: make(chan struct{})}
+	w := &LiveWatch{ctx: ctx, cancel: cancel}
 	w.mu.watch = Watch{Client: client, Member: member, Request: req, Call: r.Now()}
 	opts := []clientv3.OpOption{clientv3.WithCreatedNotify()}
 	if req.End != "" {
@@ -101,10 +101,9 @@ func (r *Recorder) Watch(ctx context.Context, cli *clientv3.Client, client int, 
 			opts = append(opts, o.opt)
 		}
 	}
-	responses := cli.Watch(ctx, req.Key, opts...)
 	go func() {
-		defer close(w.done)
-		for resp := range responses {
+		// The stock client's Watch returns only once the member answered, which may be away.
+		for resp := range cli.Watch(ctx, req.Key, opts...) {
 			w.add(r.Now(), resp)
 		}
 		w.mu.Lock()
@@ -127,6 +126,9 @@ func (w *LiveWatch) add(now int64, resp clientv3.WatchResponse) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ctx.Err() != nil {
+		return // the client has closed it
+	}
 	w.mu.watch.Responses = append(w.mu.watch.Responses, out)
 	if n := len(out.Events); n > 0 {
 		w.mu.position = max(w.mu.position, out.Events[n-1].Kv.ModRevision)
@@ -158,9 +160,5 @@ func (w *LiveWatch) Snapshot() *Watch {
 	return &out
 }
 
-// Close ends the watch and gives all that was recorded.
-func (w *LiveWatch) Close() *Watch {
-	w.cancel()
-	<-w.done
-	return w.Snapshot()
-}
+// Close ends the watch. It does not wait: the stock client lets go of a watch of a member that is away only when the member is back.
+func (w *LiveWatch) Close() { w.cancel() }
