@@ -50,17 +50,27 @@ CLUSTER_ENV := KVD_TEST_BIN=$(CURDIR)/bin/kvd KVD_TEST_KVCTL=$(CURDIR)/bin/kvctl
 
 .PHONY: test
 test: build ## Unit tests with the race detector, then the tests of whole clusters.
-	go test -race -timeout 10m $$(go list ./... | grep -vE '^$(MODULE)/(tests/e2e|internal/lint)')
+	go test -race -timeout 10m $$(go list ./... | grep -vE '^$(MODULE)/(tests/chaos|tests/e2e|internal/lint)')
 	cd tests/bench && go test .
 	cd tests/etcd && go test .
 	cd tests/backup && go test -count=1 .
 	$(CLUSTER_ENV) go test -count=1 -timeout 12m ./tests/e2e/...
+	$(CLUSTER_ENV) go test -count=1 -timeout 8m ./tests/chaos
 
 .PHONY: test-race
 test-race: ## The tests of whole clusters with members that have the race detector. Slow.
 	CGO_ENABLED=1 go build -race -buildvcs=false -ldflags '$(LDFLAGS)' -o .tools/race/ ./cmd/kvd ./cmd/kvctl
 	KVD_TEST_BIN=$(CURDIR)/.tools/race/kvd KVD_TEST_KVCTL=$(CURDIR)/.tools/race/kvctl \
 	  go test -race -count=1 -timeout 40m ./tests/e2e/...
+
+.PHONY: soak
+DURATION ?= 10m
+soak: build ## Rounds of faults with fresh seeds for DURATION; make soak ARGS='-seed N -v' does one again.
+	go run -buildvcs=false ./tests/soak -duration $(DURATION) $(ARGS)
+
+.PHONY: model
+model: ## Check the models of tests/model and their mutations; needs spin.
+	tests/model/check.sh
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME.
