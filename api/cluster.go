@@ -2,11 +2,11 @@ package api
 
 import (
 	"context"
+	"errors"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -14,6 +14,7 @@ import (
 type clusterServer struct {
 	pb.UnimplementedClusterServer
 	headers
+	membership Membership
 }
 
 // MemberList implements pb.ClusterServer.
@@ -40,24 +41,60 @@ func member(m *kvdpb.Member) *pb.Member {
 	return &pb.Member{ID: m.Id, Name: m.Name, PeerURLs: m.PeerUrls, ClientURLs: m.ClientUrls, IsLearner: m.Learner}
 }
 
-var errMemberChange = status.Error(codes.Unimplemented, "kvd: changes of members are not supported yet")
-
 // MemberAdd implements pb.ClusterServer.
-func (s *clusterServer) MemberAdd(context.Context, *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
-	return nil, errMemberChange
+func (s *clusterServer) MemberAdd(ctx context.Context, req *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
+	added, all, err := s.membership.AddMember(ctx, req.PeerURLs, req.IsLearner)
+	if err != nil {
+		return nil, memberError(ctx, err)
+	}
+	return &pb.MemberAddResponse{
+		Header: s.header(0), Members: members(all),
+		Member: &pb.Member{ID: added.Id, PeerURLs: added.PeerUrls, IsLearner: added.Learner},
+	}, nil
 }
 
 // MemberRemove implements pb.ClusterServer.
-func (s *clusterServer) MemberRemove(context.Context, *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	return nil, errMemberChange
+func (s *clusterServer) MemberRemove(ctx context.Context, req *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	all, err := s.membership.RemoveMember(ctx, req.ID)
+	if err != nil {
+		return nil, memberError(ctx, err)
+	}
+	return &pb.MemberRemoveResponse{Header: s.header(0), Members: members(all)}, nil
 }
 
 // MemberUpdate implements pb.ClusterServer.
-func (s *clusterServer) MemberUpdate(context.Context, *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	return nil, errMemberChange
+func (s *clusterServer) MemberUpdate(ctx context.Context, req *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
+	all, err := s.membership.UpdateMember(ctx, req.ID, req.PeerURLs)
+	if err != nil {
+		return nil, memberError(ctx, err)
+	}
+	return &pb.MemberUpdateResponse{Header: s.header(0), Members: members(all)}, nil
 }
 
 // MemberPromote implements pb.ClusterServer.
-func (s *clusterServer) MemberPromote(context.Context, *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	return nil, errMemberChange
+func (s *clusterServer) MemberPromote(ctx context.Context, req *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	all, err := s.membership.PromoteMember(ctx, req.ID)
+	if err != nil {
+		return nil, memberError(ctx, err)
+	}
+	return &pb.MemberPromoteResponse{Header: s.header(0), Members: members(all)}, nil
+}
+
+func members(all []*kvdpb.Member) []*pb.Member {
+	out := make([]*pb.Member, len(all))
+	for i, m := range all {
+		out[i] = member(m)
+	}
+	return out
+}
+
+// memberError answers a client whose change was not seen through.
+func memberError(ctx context.Context, err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	return rpctypes.ErrGRPCTimeout
 }

@@ -46,6 +46,8 @@ type Cluster interface {
 	SequencerMember() uint64
 	// Term never falls.
 	Term() uint64
+	// Learner tells whether this member is a learner, which serves little.
+	Learner() bool
 	// Barrier is a linearizable read of the members and of all else that the
 	// methods here answer.
 	Barrier(ctx context.Context) error
@@ -64,6 +66,15 @@ type Cluster interface {
 // Snapshots saves snapshots of the whole store. *backup.Saver is one.
 type Snapshots interface {
 	Save(ctx context.Context) (*backup.File, error)
+}
+
+// Membership changes the members of the cluster. Errors are etcd's. all are the
+// members after the change.
+type Membership interface {
+	AddMember(ctx context.Context, peerURLs []string, learner bool) (added *kvdpb.Member, all []*kvdpb.Member, err error)
+	RemoveMember(ctx context.Context, id uint64) (all []*kvdpb.Member, err error)
+	UpdateMember(ctx context.Context, id uint64, peerURLs []string) (all []*kvdpb.Member, err error)
+	PromoteMember(ctx context.Context, id uint64) (all []*kvdpb.Member, err error)
 }
 
 // Storage is what this member's replicas add up to.
@@ -92,6 +103,8 @@ type Config struct {
 	Watcher Watcher
 	Cluster Cluster
 	Storage func() Storage
+	// Membership changes the members of Cluster.
+	Membership Membership
 	// Snapshots may be nil: then there are none.
 	Snapshots Snapshots
 	Ports     []Port
@@ -152,8 +165,8 @@ func (c *Config) fill() error {
 	if c.Member == 0 {
 		errs = append(errs, errors.New("api: member id is zero"))
 	}
-	if c.Router == nil || c.Watcher == nil || c.Cluster == nil || c.Storage == nil {
-		errs = append(errs, errors.New("api: Router, Watcher, Cluster and Storage are needed"))
+	if c.Router == nil || c.Watcher == nil || c.Cluster == nil || c.Membership == nil || c.Storage == nil {
+		errs = append(errs, errors.New("api: Router, Watcher, Cluster, Membership and Storage are needed"))
 	}
 	for _, p := range c.Ports {
 		if p.Secure && c.TLS == nil {

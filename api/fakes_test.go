@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,6 +175,7 @@ type fakeCluster struct {
 	mu      sync.Mutex
 	leader  uint64
 	barrier error
+	learner atomic.Bool
 	// moved, alarms and downgrade are what was asked for.
 	moved     uint64
 	alarms    []*kvdpb.Alarm
@@ -236,6 +238,28 @@ func (c *fakeCluster) setLeader(id uint64) {
 
 func (c *fakeCluster) Barrier(context.Context) error { return c.barrier }
 
+func (c *fakeCluster) Learner() bool { return c.learner.Load() }
+
+// fakeMembership adds and refuses what it is told.
+type fakeMembership struct{ err error }
+
+func (m *fakeMembership) AddMember(_ context.Context, urls []string, learner bool) (*kvdpb.Member, []*kvdpb.Member, error) {
+	added := &kvdpb.Member{Id: 7, PeerUrls: urls, Learner: learner}
+	return added, []*kvdpb.Member{{Id: 5, Name: "five"}, added}, m.err
+}
+
+func (m *fakeMembership) RemoveMember(context.Context, uint64) ([]*kvdpb.Member, error) {
+	return []*kvdpb.Member{{Id: 5, Name: "five"}}, m.err
+}
+
+func (m *fakeMembership) UpdateMember(_ context.Context, id uint64, urls []string) ([]*kvdpb.Member, error) {
+	return []*kvdpb.Member{{Id: id, PeerUrls: urls}}, m.err
+}
+
+func (m *fakeMembership) PromoteMember(_ context.Context, id uint64) ([]*kvdpb.Member, error) {
+	return []*kvdpb.Member{{Id: id}}, m.err
+}
+
 // noStores and noResolver are a hub's surroundings where everything is live.
 type noStores struct{}
 
@@ -277,7 +301,7 @@ func newFixture(t testing.TB, edit func(*Config)) *fixture {
 	require.NoError(t, err)
 	f.addr = l.Addr().String()
 	cfg := Config{
-		Member: 5, Router: f.router, Watcher: f.hub, Cluster: f.cluster,
+		Member: 5, Router: f.router, Watcher: f.hub, Cluster: f.cluster, Membership: &fakeMembership{},
 		Storage:         func() Storage { return Storage{DiskBytes: 100, LiveBytes: 50, Applied: 30, Revision: 20} },
 		Ports:           []Port{{Listener: l, GRPC: true, HTTP: true}},
 		ElectionTimeout: 20 * time.Millisecond, RequestTimeout: time.Second,

@@ -5,8 +5,10 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -35,8 +37,11 @@ func wantsLeader(ctx context.Context) bool {
 	return len(v) > 0 && v[0] == rpctypes.MetadataHasLeader
 }
 
-// unary refuses a request that wants a leader.
-func (g *gate) unary(ctx context.Context) error {
+// unary refuses a request that a learner does not serve, or that wants a leader.
+func (g *gate) unary(ctx context.Context, req any) error {
+	if g.cluster.Learner() && !forLearner(req) {
+		return rpctypes.ErrGRPCNotSupportedForLearner
+	}
 	if g.cluster.SequencerMember() == 0 && wantsLeader(ctx) {
 		return rpctypes.ErrGRPCNoLeader
 	}
@@ -44,11 +49,25 @@ func (g *gate) unary(ctx context.Context) error {
 }
 
 func (g *gate) interceptUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if err := g.unary(ctx); err != nil {
+	if err := g.unary(ctx, req); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
 }
+
+// forLearner tells whether a learner serves a request, as in etcd.
+func forLearner(req any) bool {
+	switch r := req.(type) {
+	case *pb.RangeRequest:
+		return r.Serializable
+	case *pb.StatusRequest, *healthpb.HealthCheckRequest:
+		return true
+	}
+	return false
+}
+
+// snapshotMethod is the one stream of etcd's that a learner serves.
+const snapshotMethod = "/etcdserverpb.Maintenance/Snapshot"
 
 // requireLeader is a stream whose context ends with the leader.
 type requireLeader struct {
@@ -59,7 +78,10 @@ type requireLeader struct {
 
 func (s *requireLeader) Context() context.Context { return s.ctx }
 
-func (g *gate) interceptStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (g *gate) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if g.cluster.Learner() && info.FullMethod != snapshotMethod && info.FullMethod != healthpb.Health_Watch_FullMethodName {
+		return rpctypes.ErrGRPCNotSupportedForLearner
+	}
 	if !wantsLeader(ss.Context()) {
 		return handler(srv, ss)
 	}

@@ -89,7 +89,7 @@ func kvMethod[T any, M interface {
 }
 
 func (s *kvServer) serve(ctx context.Context, m proto.Message, raw []byte, reply *codec.Reply) error {
-	if err := s.gate.unary(ctx); err != nil {
+	if err := s.gate.unary(ctx, m); err != nil {
 		return err
 	}
 	if err := s.admit(ctx, m, len(raw)); err != nil {
@@ -169,7 +169,7 @@ func (s *kvServer) compact(ctx context.Context, req *pb.CompactionRequest, dec f
 	if err := dec(req); err != nil {
 		return nil, err
 	}
-	if err := s.gate.unary(ctx); err != nil {
+	if err := s.gate.unary(ctx, req); err != nil {
 		return nil, err
 	}
 	if err := s.guard.Change(); err != nil {

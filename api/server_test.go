@@ -214,9 +214,8 @@ func TestClusterAndMaintenance(t *testing.T) {
 	require.Empty(t, alarms.Alarms)
 
 	for name, call := range map[string]func() error{
-		"grant":      func() error { _, err := f.client.Grant(ctx, 5); return err },
-		"auth":       func() error { _, err := f.client.AuthEnable(ctx); return err },
-		"member add": func() error { _, err := f.client.MemberAdd(ctx, []string{"http://x:1"}); return err },
+		"grant": func() error { _, err := f.client.Grant(ctx, 5); return err },
+		"auth":  func() error { _, err := f.client.AuthEnable(ctx); return err },
 	} {
 		require.Equal(t, codes.Unimplemented, status.Code(call()), name)
 	}
@@ -344,6 +343,6 @@ func TestSlowRequestsAreLogged(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	_, err := New(Config{Ports: []Port{{Secure: true, Listener: closedListener(t)}}})
 	require.ErrorContains(t, err, "member id is zero")
-	require.ErrorContains(t, err, "Router, Watcher, Cluster and Storage")
+	require.ErrorContains(t, err, "Router, Watcher, Cluster, Membership and Storage")
 	require.ErrorContains(t, err, "secure port without TLS")
 }

@@ -66,6 +66,7 @@ func Bootstrap(initialCluster, token string, splitKeys [][]byte) (*Cluster, erro
 			return nil, fmt.Errorf("member %q has no id of its own: change a peer URL or the cluster token", m.Name)
 		}
 		m.Replica = uint64(i) + 1
+		m.Votes = i < maxVoters
 		ids = binary.BigEndian.AppendUint64(ids, m.Id)
 	}
 	if c.ID = hashID(ids); c.ID == 0 {

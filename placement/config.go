@@ -38,6 +38,9 @@ type Config struct {
 	Send func(to uint64, frame []byte) error
 	// Conn gives a connection to another member's Placement service.
 	Conn func(to uint64) (grpc.ClientConnInterface, error)
+	// Alive tells whether another member is connected. The scheduler is off without
+	// it.
+	Alive func(member uint64) bool
 	// ReadMode is how the sequencer proves its ownership.
 	ReadMode ReadMode
 	// Election is raft's election timeout: 1 s if zero. It paces retries.

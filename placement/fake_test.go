@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -318,15 +319,39 @@ func (r *fakeReplica) TransferLeader(to uint64) error {
 
 func (r *fakeReplica) Campaign() error { return r.TransferLeader(r.id) }
 
-func (r *fakeReplica) Follow(_ context.Context, replica, member uint64) error {
+// change makes the fake's first three changes of membership fail, and those of
+// a follower.
+func (r *fakeReplica) change(apply func()) error {
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()
 	r.log.mu.follows++
 	if r.log.mu.leader != r.id || r.log.mu.follows <= 3 {
 		return errFake
 	}
-	r.log.mu.followers[replica] = member
+	apply()
 	return nil
+}
+
+func (r *fakeReplica) Group(context.Context) (multiraft.Membership, error) {
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	g := multiraft.Membership{Voters: map[uint64]uint64{}, NonVoting: maps.Clone(r.log.mu.followers)}
+	for id := range r.log.mu.nodes {
+		if id <= maxVoters {
+			g.Voters[id] = id
+		}
+	}
+	return g, nil
+}
+
+func (r *fakeReplica) AddNonVoting(_ context.Context, replica, member, _ uint64) error {
+	return r.change(func() { r.log.mu.followers[replica] = member })
+}
+
+func (r *fakeReplica) AddVoter(context.Context, uint64, uint64, uint64) error { return errFake }
+
+func (r *fakeReplica) Remove(_ context.Context, replica, _ uint64) error {
+	return r.change(func() { delete(r.log.mu.followers, replica) })
 }
 
 // lines joins the lines of a story's output.

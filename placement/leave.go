@@ -84,7 +84,7 @@ func (l *leaving) majorityStays(self uint64, members []*kvdpb.Member) bool {
 	defer l.Unlock()
 	voters, stay := 0, 0
 	for _, m := range members {
-		if m.Replica > maxVoters {
+		if !m.Votes {
 			continue
 		}
 		voters++
@@ -258,7 +258,7 @@ func (n *Node) runYield() {
 	}
 }
 
-// runGreeting tells the other members once that this one is back, for those who
+// runGreeting tells each other member once that this one is back, for those who
 // remember that its former self stopped.
 func (n *Node) runGreeting() {
 	frame := appendLeave(nil, leave{stage: staying, incarnation: n.cfg.Incarnation})
@@ -266,6 +266,7 @@ func (n *Node) runGreeting() {
 	p := newPause(soon, time.Second)
 	defer p.stop()
 	for {
+		changed := n.next()
 		members := n.Members()
 		for _, m := range members {
 			if n.leaving.stage() != staying {
@@ -273,13 +274,19 @@ func (n *Node) runGreeting() {
 			}
 			greeted[m.Id] = greeted[m.Id] || n.cfg.Send(m.Id, frame) == nil
 		}
-		if len(members) > 0 && !slices.ContainsFunc(members, func(m *kvdpb.Member) bool { return !greeted[m.Id] }) {
-			return
+		var again <-chan time.Time
+		if len(members) == 0 || slices.ContainsFunc(members, func(m *kvdpb.Member) bool { return !greeted[m.Id] }) {
+			again = p.after()
+		} else {
+			p.reset()
 		}
 		select {
 		case <-n.ctx.Done():
 			return
-		case <-p.after():
+		case <-changed:
+			// A member that was added is greeted too: every member keeps a connection
+			// to every other one, and knows how long it has had it.
+		case <-again:
 		}
 	}
 }

@@ -29,6 +29,8 @@ type Node struct {
 	stats   Counters
 
 	view atomic.Pointer[View]
+	// learner tells whether this member is one.
+	learner atomic.Bool
 	// changed is closed and replaced with every view that tells subscribers
 	// something.
 	changed struct {
@@ -114,7 +116,7 @@ func (n *Node) Machine() *Machine { return n.machine }
 
 // Start begins the node's work: claiming, renewing, telling subscribers.
 func (n *Node) Start() {
-	for _, run := range []func(){n.runTenure, n.runRenewal, n.runWindow, n.runNews, n.runGreeting, n.runYield, n.runFollowers} {
+	for _, run := range []func(){n.runTenure, n.runRenewal, n.runWindow, n.runNews, n.runGreeting, n.runYield, n.runGroup, n.runScheduler} {
 		n.wg.Add(1)
 		go func() {
 			defer n.wg.Done()
@@ -137,6 +139,9 @@ func (n *Node) Close() {
 // applied takes in a view that the state machine has written. It runs on the
 // goroutine that applies, and neither blocks nor calls raft.
 func (n *Node) applied(v *View) {
+	if m := v.Member(n.cfg.Member); m != nil {
+		n.learner.Store(m.Learner)
+	}
 	old := n.view.Swap(v)
 	n.seq.observe(v)
 	if v.sameNews(old) {
@@ -168,6 +173,9 @@ func (n *Node) Map() *Map { return n.View().Map }
 // Members returns the members of the cluster, by id, as this member has applied
 // them. The caller must not change them.
 func (n *Node) Members() []*kvdpb.Member { return n.View().Members }
+
+// Learner tells whether this member is a learner.
+func (n *Node) Learner() bool { return n.learner.Load() }
 
 // ClusterID returns the cluster's id; zero until the first entry is applied.
 func (n *Node) ClusterID() uint64 { return n.View().ClusterID }

@@ -3,6 +3,7 @@ package placement
 import (
 	"context"
 
+	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
@@ -26,9 +27,14 @@ type Raft interface {
 	// Campaign makes the local replica stand for election at once, even against a
 	// leader. It may come to nothing.
 	Campaign() error
-	// Follow makes sure that a member's replica follows the log, adding it as a
-	// non-voting one where it does not. Only the leader need succeed.
-	Follow(ctx context.Context, replica, member uint64) error
+	// Group returns the group's membership as of a linearizable read.
+	Group(ctx context.Context) (multiraft.Membership, error)
+	// AddNonVoting, AddVoter (which promotes a non-voting replica) and Remove change
+	// the membership that configChangeID names. After an error the change may have
+	// happened. Only the leader need succeed.
+	AddNonVoting(ctx context.Context, replica, member, configChangeID uint64) error
+	AddVoter(ctx context.Context, replica, member, configChangeID uint64) error
+	Remove(ctx context.Context, replica, configChangeID uint64) error
 }
 
 // Fate is what became of a proposal.

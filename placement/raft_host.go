@@ -54,13 +54,18 @@ func (r hostRaft) TransferLeader(replica uint64) error { return r.host.TransferL
 
 func (r hostRaft) Campaign() error { return r.host.Campaign(Shard) }
 
-func (r hostRaft) Follow(ctx context.Context, replica, member uint64) error {
-	m, err := r.host.Membership(ctx, Shard)
-	if err != nil {
-		return err
-	}
-	if m.Voters[replica] == member || m.NonVoting[replica] == member {
-		return nil
-	}
-	return r.host.AddNonVoting(ctx, Shard, replica, member, m.ConfigChangeID)
+func (r hostRaft) Group(ctx context.Context) (multiraft.Membership, error) {
+	return r.host.Membership(ctx, Shard)
+}
+
+func (r hostRaft) AddNonVoting(ctx context.Context, replica, member, configChangeID uint64) error {
+	return r.host.AddNonVoting(ctx, Shard, replica, member, configChangeID)
+}
+
+func (r hostRaft) AddVoter(ctx context.Context, replica, member, configChangeID uint64) error {
+	return r.host.AddReplica(ctx, Shard, replica, member, configChangeID)
+}
+
+func (r hostRaft) Remove(ctx context.Context, replica, configChangeID uint64) error {
+	return r.host.RemoveReplica(ctx, Shard, replica, configChangeID)
 }

@@ -47,6 +47,7 @@ type State struct {
 	// alarms that stand, sorted by compareAlarms; replaced, never changed.
 	alarms    []*kvdpb.Alarm
 	downgrade *kvdpb.Downgrade
+	elastic   elastic
 
 	dirty dirty
 }
@@ -67,6 +68,7 @@ func NewState() *State {
 		members: map[uint64]*kvdpb.Member{},
 		shards:  map[uint64]*kvdpb.Descriptor{},
 		dead:    map[uint64]struct{}{},
+		elastic: newElastic(),
 		dirty: dirty{
 			members: map[uint64]struct{}{},
 			shards:  map[uint64]struct{}{},
@@ -124,6 +126,9 @@ func (s *State) apply(cmd *kvdpb.PlacementCommand) *kvdpb.PlacementResult {
 	case *kvdpb.PlacementCommand_Downgrade:
 		return s.setDowngrade(c.Downgrade)
 	}
+	if res, ok := s.applyElastic(cmd); ok {
+		return res
+	}
 	return reject(kvdpb.PlacementResult_INVALID, "unknown command")
 }
 
@@ -150,6 +155,7 @@ func (s *State) init(c *kvdpb.PlacementInit) *kvdpb.PlacementResult {
 	for _, m := range c.Members {
 		s.setMember(m)
 	}
+	s.seatVoters()
 	for _, d := range c.Shards {
 		s.setShard(d)
 		s.nextShard = max(s.nextShard, d.Shard+1)
@@ -275,7 +281,7 @@ func (s *State) Proto() *kvdpb.PlacementState {
 
 // meta returns the part of the state that is one record.
 func (s *State) meta() *kvdpb.PlacementState {
-	return &kvdpb.PlacementState{
+	p := &kvdpb.PlacementState{
 		ClusterId:       s.clusterID,
 		Version:         s.version,
 		NextShard:       s.nextShard,
@@ -287,6 +293,8 @@ func (s *State) meta() *kvdpb.PlacementState {
 		Alarms:          s.alarms,
 		Downgrade:       s.downgrade,
 	}
+	s.elasticMeta(p)
+	return p
 }
 
 // StateFromProto makes a state of its message, which it takes over. It refuses a
@@ -324,6 +332,7 @@ func (s *State) setMeta(p *kvdpb.PlacementState) {
 	s.initialized = p.GetInitialized()
 	s.alarms = p.GetAlarms()
 	s.downgrade = p.GetDowngrade()
+	s.setElasticMeta(p)
 }
 
 // check looks at every invariant of the state.

@@ -115,6 +115,10 @@ func (s *State) takeChanges() ([]Record, error) {
 		}
 	}
 	for id := range s.dirty.members {
+		if s.members[id] == nil {
+			out = append(out, Record{Name: recordName(memberKind, id)})
+			continue
+		}
 		if err := add(recordName(memberKind, id), s.members[id]); err != nil {
 			return nil, err
 		}

@@ -71,6 +71,9 @@ func updatable(cmd *kvdpb.PlacementCommand) error {
 		*kvdpb.PlacementCommand_RaiseAlarm, *kvdpb.PlacementCommand_ClearAlarm, *kvdpb.PlacementCommand_Downgrade:
 		return nil
 	}
+	if elasticCommand(cmd) {
+		return nil
+	}
 	return &RejectedError{kvdpb.PlacementResult_INVALID, "not a command that a member may ask for"}
 }
 

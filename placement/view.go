@@ -32,7 +32,15 @@ type View struct {
 	// Auth holds users and roles. It is never nil.
 	Auth *authstate.State
 
+	// Departing are members that were removed and still have replicas, by id.
+	Departing []*kvdpb.Member
+	// Settings are the cluster's; never nil.
+	Settings *kvdpb.ClusterSettings
+	// SettingsVersion counts their changes.
+	SettingsVersion uint64
+
 	dead      map[uint64]struct{}
+	removed   map[uint64]struct{}
 	alarms    []*kvdpb.Alarm
 	downgrade *kvdpb.Downgrade
 }
@@ -48,6 +56,29 @@ func (v *View) Member(id uint64) *kvdpb.Member {
 	}
 	return v.Members[i]
 }
+
+// Peer returns a member, or one that departs, by id; nil if there is none.
+func (v *View) Peer(id uint64) *kvdpb.Member {
+	if m := v.Member(id); m != nil {
+		return m
+	}
+	for _, m := range v.Departing {
+		if m.Id == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// Removed tells whether a member was removed and has departed. Its id never
+// comes back.
+func (v *View) Removed(member uint64) bool {
+	_, ok := v.removed[member]
+	return ok
+}
+
+// RemovedMembers lists the members that were removed and have departed, by id.
+func (v *View) RemovedMembers() []uint64 { return slices.Sorted(maps.Keys(v.removed)) }
 
 // Dead tells whether a shard id was given up or absorbed.
 func (v *View) Dead(shard uint64) bool {
@@ -80,6 +111,8 @@ func (s *State) view(old *View, index uint64) *View {
 	}
 	if old != nil && old.Map.version == s.version && old.ClusterID == s.clusterID {
 		v.Map, v.Members, v.dead = old.Map, old.Members, old.dead
+		v.Departing, v.removed = old.Departing, old.removed
+		v.Settings, v.SettingsVersion = old.Settings, old.SettingsVersion
 		return v
 	}
 	v.Map = NewMap(s.version, s.shards)
@@ -88,5 +121,13 @@ func (s *State) view(old *View, index uint64) *View {
 		v.Members = append(v.Members, s.members[id])
 	}
 	v.dead = maps.Clone(s.dead)
+	for _, id := range slices.Sorted(maps.Keys(s.elastic.departing)) {
+		v.Departing = append(v.Departing, s.elastic.departing[id])
+	}
+	v.removed = maps.Clone(s.elastic.removed)
+	v.Settings, v.SettingsVersion = s.elastic.settings, s.elastic.settingsVersion
+	if v.Settings == nil {
+		v.Settings = &kvdpb.ClusterSettings{}
+	}
 	return v
 }

@@ -19,35 +19,45 @@ type identity struct {
 	birth *placement.Cluster
 	// fresh: this is the first start of the directory.
 	fresh bool
+	// replica is this member's replica in the placement group if it joined a
+	// running cluster, zero otherwise; peers are the members that it found there.
+	replica uint64
+	peers   []datadir.Peer
 }
 
 // identify finds out who this process is: by its directory or, if that is new,
-// by the flags, which are then stamped into it.
+// by the flags, which are then stamped into it. A process that joins a running
+// cluster asks that.
 func identify(ctx context.Context, cfg *config.Config, dir *datadir.Dir) (*identity, error) {
 	incarnation, err := datadir.NewIncarnation()
 	if err != nil {
 		return nil, err
 	}
+	b, err := cfg.Bootstrap(ctx)
 	stamp := dir.Stamp()
 	if stamp != nil {
 		if id, err := restoredIdentity(cfg, dir, stamp, incarnation); id != nil || err != nil {
 			return id, err
 		}
 	}
-	birth, err := bornFrom(ctx, cfg)
 	if stamp == nil {
 		if err != nil {
 			return nil, err
 		}
-		me := birth.Member(cfg.Name)
-		if err := dir.WriteStamp(datadir.Stamp{ClusterID: datadir.ID(birth.ID), MemberID: datadir.ID(me.Id), Name: cfg.Name}); err != nil {
+		id, s, err := firstIdentity(ctx, cfg, b)
+		if err != nil {
 			return nil, err
 		}
-		return &identity{cluster: birth.ID, member: me.Id, incarnation: incarnation, birth: birth, fresh: true}, nil
+		id.incarnation, id.fresh = incarnation, true
+		return id, dir.WriteStamp(*s)
 	}
-	id := &identity{cluster: uint64(stamp.ClusterID), member: uint64(stamp.MemberID), incarnation: incarnation}
+	id := &identity{cluster: uint64(stamp.ClusterID), member: uint64(stamp.MemberID), incarnation: incarnation, replica: stamp.Replica, peers: stamp.Peers}
+	var birth *placement.Cluster
+	if err == nil && b.New {
+		birth, err = placement.Bootstrap(b.Members.String(), b.Token, cfg.InitialSplitKeys)
+	}
 	switch {
-	case err == nil && birth.ID == id.cluster:
+	case err == nil && birth != nil && birth.ID == id.cluster:
 		id.birth = birth
 	case stamp.Name != cfg.Name:
 		// Either may change alone: members are renamed, and flags of a cluster's
@@ -58,17 +68,29 @@ func identify(ctx context.Context, cfg *config.Config, dir *datadir.Dir) (*ident
 	return id, nil
 }
 
-// bornFrom reads the flags that describe a cluster's beginning.
-func bornFrom(ctx context.Context, cfg *config.Config) (*placement.Cluster, error) {
-	b, err := cfg.Bootstrap(ctx)
+// firstIdentity is the identity of a fresh directory, and the stamp for it.
+func firstIdentity(ctx context.Context, cfg *config.Config, b *config.Bootstrap) (*identity, *datadir.Stamp, error) {
+	if b.New {
+		birth, err := placement.Bootstrap(b.Members.String(), b.Token, cfg.InitialSplitKeys)
+		if err == nil {
+			err = refuseReborn(ctx, cfg, b, birth)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		me := birth.Member(cfg.Name)
+		return &identity{cluster: birth.ID, member: me.Id, birth: birth},
+			&datadir.Stamp{ClusterID: datadir.ID(birth.ID), MemberID: datadir.ID(me.Id), Name: cfg.Name}, nil
+	}
+	j, err := join(ctx, cfg, b)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if !b.New {
-		return nil, fmt.Errorf("--initial-cluster-state %q with the fresh data directory %q: joining a running cluster is not supported yet",
-			config.StateExisting, cfg.DataDir)
+	s := &datadir.Stamp{ClusterID: datadir.ID(j.id), MemberID: datadir.ID(j.me.Id), Name: cfg.Name, Replica: j.me.Replica}
+	for _, m := range j.members {
+		s.Peers = append(s.Peers, datadir.Peer{MemberID: datadir.ID(m.Id), PeerURLs: m.PeerUrls})
 	}
-	return placement.Bootstrap(b.Members.String(), b.Token, cfg.InitialSplitKeys)
+	return &identity{cluster: j.id, member: j.me.Id, replica: j.me.Replica, peers: s.Peers}, s, nil
 }
 
 // walDir is where the raft log's write-ahead log lies; empty for beside the log.

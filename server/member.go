@@ -72,10 +72,16 @@ type Member struct {
 	// leader is the raft leader of the placement group that was seen last,
 	// leaderChanges how often it was another one than before.
 	leader, leaderChanges atomic.Uint64
+	// departing are the members that departed when the last view was looked at; only
+	// the subscription to views uses it.
+	departing []uint64
 
 	stopped   chan error
 	failOnce  sync.Once
+	leaveOnce sync.Once
 	closeOnce sync.Once
+	// giveUp ends the start.
+	giveUp context.CancelCauseFunc
 	// closers undo what Start has done so far, last first.
 	closers []func()
 }
@@ -87,8 +93,14 @@ func Start(ctx context.Context, cfg *config.Config) (*Member, error) {
 	if m.log == nil {
 		m.log = zap.NewNop()
 	}
-	if err := m.start(ctx); err != nil {
+	starting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	m.giveUp = cancel
+	if err := m.start(starting); err != nil {
 		m.undo()
+		if cause := context.Cause(starting); cause != nil && ctx.Err() == nil {
+			err = cause
+		}
 		return nil, err
 	}
 	return m, nil
@@ -100,7 +112,10 @@ func (m *Member) Stopped() <-chan error { return m.stopped }
 
 // fail tells, once, that the member cannot go on.
 func (m *Member) fail(err error) {
-	m.failOnce.Do(func() { m.stopped <- err })
+	m.failOnce.Do(func() {
+		m.stopped <- err
+		m.giveUp(err)
+	})
 }
 
 // onClose registers what takes apart the part that was just started.
@@ -166,6 +181,7 @@ func (m *Member) openMesh(context.Context) error {
 		m.mesh, err = peer.New(peer.Config{
 			ClusterID: m.id.cluster, MemberID: m.id.member, Incarnation: m.id.incarnation,
 			Listeners: ports, ClientTLS: clientTLS, Addresses: m.peerURLs, Allowed: m.allowed,
+			Open: []string{placement.DescribeMethod}, OnRemoved: func(uint64) { m.removed() },
 			Heartbeat: m.cfg.HeartbeatInterval, Logger: m.log.Named("peer"),
 		})
 	}
@@ -187,7 +203,7 @@ func (m *Member) openMesh(context.Context) error {
 		Dir: m.dir.Join(raftDir), WALDir: wal, MemberID: m.id.member, DeploymentID: m.id.cluster, Mesh: m.mesh,
 		Heartbeat: m.cfg.HeartbeatInterval, Election: m.cfg.ElectionTimeout, PreVote: m.cfg.PreVote,
 		UnsafeNoFsync: m.cfg.UnsafeNoFsync, SnapshotEntries: m.cfg.SnapshotCount, CompactionOverhead: m.cfg.SnapshotCatchUpEntries,
-		OnLeader: m.onLeader, OnFatal: m.fail, Logger: m.log.Named("raft"),
+		OnLeader: m.onLeader, OnReplica: m.onReplica, OnFatal: m.fail, Logger: m.log.Named("raft"),
 	})
 	if err != nil {
 		return fmt.Errorf("open raft log: %w", err)
@@ -221,6 +237,7 @@ func (m *Member) openPlacement(context.Context) error {
 		},
 		Send:   func(to uint64, frame []byte) error { return m.mesh.Send(to, peer.ChannelRequest, frame) },
 		Conn:   func(to uint64) (grpc.ClientConnInterface, error) { return m.calls.to(to), nil },
+		Alive:  m.alive,
 		Logger: m.log.Named("placement"),
 	})
 	if err != nil {
@@ -229,6 +246,7 @@ func (m *Member) openPlacement(context.Context) error {
 	m.onClose(m.placement.Close)
 	m.calls.serve(&kvdpb.Placement_ServiceDesc, m.placement.Service())
 	m.onClose(m.calls.close)
+	kvdpb.RegisterMembershipServer(m.mesh.Registrar(), m.placement.MembershipService())
 	m.onClose(func() {
 		m.bounded(stopTimeout, "stop the placement replica", func(ctx context.Context) error {
 			return m.host.StopReplica(ctx, placement.Shard, replica.Replica)
@@ -240,6 +258,11 @@ func (m *Member) openPlacement(context.Context) error {
 // placementReplica says how this member's replica of the placement group starts.
 func (m *Member) placementReplica() (multiraft.ReplicaConfig, error) {
 	rc := multiraft.ReplicaConfig{Shard: placement.Shard}
+	if m.id.replica != 0 {
+		// It votes once it has caught up.
+		rc.Replica, rc.Join, rc.NonVoting = m.id.replica, true, true
+		return rc, nil
+	}
 	if birth := m.id.birth; birth != nil {
 		for _, member := range birth.Members {
 			if member.Id == m.id.member {
@@ -291,6 +314,7 @@ func (m *Member) run(context.Context) error {
 		m.hub.MapChanged()
 		m.auth.Changed()
 	}))
+	m.onClose(m.placement.Subscribe(m.forsake))
 	m.manager.Start()
 	m.space.Start()
 	m.compactor.Start()
@@ -302,6 +326,10 @@ func (m *Member) run(context.Context) error {
 func (m *Member) becomeReady(ctx context.Context) error {
 	if _, err := m.placement.Current(ctx); err != nil {
 		return fmt.Errorf("wait for the sequencer: %w", err)
+	}
+	// A member that has published itself has caught up, and may be made to vote.
+	if err := m.placement.Barrier(ctx); err != nil {
+		return fmt.Errorf("catch up with the cluster: %w", err)
 	}
 	if err := m.placement.UpdateSelf(ctx, m.cfg.Name, m.cfg.AdvertiseClientURLs.StringSlice()); err != nil {
 		return fmt.Errorf("publish this member: %w", err)
@@ -379,8 +407,17 @@ func (m *Member) peerDown(member uint64, ch peer.Channel) {
 
 // peerURLs is the member table as the mesh dials it.
 func (m *Member) peerURLs(member uint64) []string {
-	if known := m.placement.View().Member(member); known != nil {
+	v := m.placement.View()
+	if known := v.Peer(member); known != nil {
 		return known.PeerUrls
+	}
+	if v.Initialized() {
+		return nil
+	}
+	for _, p := range m.id.peers {
+		if uint64(p.MemberID) == member {
+			return p.PeerURLs
+		}
 	}
 	if m.id.birth != nil {
 		for _, b := range m.id.birth.Members {
@@ -394,7 +431,11 @@ func (m *Member) peerURLs(member uint64) []string {
 
 // allowed refuses members that the cluster does not know.
 func (m *Member) allowed(member uint64) error {
-	if m.placement.View().Initialized() && m.placement.View().Member(member) == nil {
+	v := m.placement.View()
+	switch {
+	case v.Removed(member):
+		return peer.ErrRemoved
+	case v.Initialized() && v.Peer(member) == nil:
 		return fmt.Errorf("member %x is not part of the cluster", member)
 	}
 	return nil

@@ -33,6 +33,7 @@ func (m *Member) wire() error {
 		Member: m.id.member, Incarnation: m.id.incarnation, Dir: m.dir.Join(manager.Dir), Engine: m.engine,
 		Raft: m.host, Bind: func(id uint64) shard.Raft { return shard.Bind(m.host, id) },
 		Placement: placementView{m.placement}, Sequencer: seq, Sink: m.hub, Txns: txns{m},
+		Alive: m.alive, Ask: m.askReplica,
 		Changed: func(id uint64) { m.router.OwnerChanged(id) },
 		Logger:  m.log.Named("shard"),
 	})
@@ -107,6 +108,8 @@ func (p placementView) Sequencer() uint64 {
 	}
 	return 0
 }
+
+func (p placementView) OwnersFollow() bool { return placement.OwnersFollow(p.View().Settings) }
 
 func (p placementView) Compacted() int64 { return p.View().CompactRevision }
 

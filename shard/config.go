@@ -21,6 +21,9 @@ type Config struct {
 	// Descriptor is what a group's first Init says. It is needed only where the
 	// store may be empty and the replica is one of the group's first members.
 	Descriptor *kvdpb.Descriptor
+	// Joined says that the replica was added to a running group: it gets its data
+	// from others.
+	Joined bool
 
 	// Engine opens the store in Dir.
 	Engine *mvcc.Engine

@@ -93,3 +93,13 @@ func (r *Replica) Compact(ctx context.Context, rev int64) error {
 	}
 	return nil
 }
+
+// Nudge puts an entry without effect into the log and waits until it is applied.
+func (r *Replica) Nudge(ctx context.Context) error {
+	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Compact{
+		Compact: &kvdpb.ShardCompact{Revision: r.Store().CompactRevision()}}})
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", r.cfg.Shard, err)
+	}
+	return nil
+}

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -311,7 +312,9 @@ func (m *machine) applyOther(e *multiraft.Entry) error {
 		return m.applyTransactions(staged, x, e.Index)
 	}
 	before := m.state
-	if err := m.stage(staged, &c); err != nil {
+	if err := m.stage(staged, &c); errors.Is(err, errUnfed) {
+		return m.skip(staged, e.Index)
+	} else if err != nil {
 		return err
 	}
 	direct := m.state.apply(&c)
@@ -330,6 +333,20 @@ func (m *machine) applyOther(e *multiraft.Entry) error {
 	return nil
 }
 
+// skip takes note of an entry without effect.
+func (m *machine) skip(staged *mvcc.Batch, index uint64) error {
+	if err := staged.Commit(); err != nil {
+		return err
+	}
+	m.publishProgress(index)
+	m.r.cfg.Sink.Applied(m.r.cfg.Shard, index, nil)
+	return nil
+}
+
+// errUnfed says that a replica which joined was fed from the log of a group that
+// began with seeds.
+var errUnfed = errors.New("a replica that joined has no seed")
+
 // stage adds to the store's batch what a command does beside the state.
 func (m *machine) stage(staged *mvcc.Batch, c *kvdpb.ShardCommand) error {
 	switch cmd := c.GetCommand().(type) {
@@ -339,6 +356,11 @@ func (m *machine) stage(staged *mvcc.Batch, c *kvdpb.ShardCommand) error {
 			return fmt.Errorf("init of shard %d in the log of shard %d", d.GetShard(), m.r.cfg.Shard)
 		}
 		if (d.GetParent() != 0 || d.GetRestored()) && m.desc == nil {
+			if m.r.cfg.Joined {
+				// It was fed from the log where it needed a snapshot. It never becomes
+				// initialized, so that it applies nothing, and is replaced.
+				return errUnfed
+			}
 			// Going on would silently miss the data of before the split, or of the
 			// snapshot file.
 			return fmt.Errorf("replica %d of split-born or restored shard %d has no seed", m.r.cfg.Replica, m.r.cfg.Shard)

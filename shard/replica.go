@@ -148,6 +148,9 @@ const (
 	PhaseWaiting   Phase = "waiting"
 	PhaseServing   Phase = "serving"
 	PhaseSplitting Phase = "splitting"
+	// PhaseUnfed: the replica joined and was fed from a log that does not hold all
+	// of the shard's data. It must be replaced.
+	PhaseUnfed Phase = "unfed"
 )
 
 // Phase returns what the replica is doing about ownership.
@@ -163,6 +166,8 @@ func (r *Replica) Phase() Phase {
 		return PhaseWaiting
 	case r.leading():
 		return PhaseClaiming
+	case r.cfg.Joined && !r.view.Load().initialized && r.applied.Load() > 0:
+		return PhaseUnfed
 	}
 	return PhaseFollowing
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapgrpc"
 	"google.golang.org/grpc/grpclog"
 
+	"github.com/kvd-io/kvd/server"
 	"github.com/kvd-io/kvd/server/config"
 	"github.com/kvd-io/kvd/version"
 )
@@ -160,6 +161,10 @@ func serve(p *process, cfg *config.Config) int {
 	case first := <-p.signals:
 		logger.Info("received signal; shutting down", zap.Stringer("signal", first))
 	case err := <-running.Stopped():
+		if server.Removed(err) {
+			logger.Warn("the member ends", zap.Error(err))
+			break
+		}
 		logger.Error("the member broke down", zap.Error(err))
 		code = exitFailed
 	}

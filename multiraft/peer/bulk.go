@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -154,7 +155,10 @@ func (b *bulk) disconnect(member uint64) {
 	}
 }
 
-func (b *bulk) checkUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (b *bulk) checkUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if slices.Contains(b.m.cfg.Open, info.FullMethod) {
+		return handler(ctx, req)
+	}
 	from, err := b.check(ctx)
 	if err != nil {
 		return nil, err

@@ -59,6 +59,8 @@ var (
 	ErrFrameTooLarge = errors.New("peer: frame is too large")
 	// ErrClosed means that the mesh was closed.
 	ErrClosed = errors.New("peer: mesh is closed")
+	// ErrRemoved is for Config.Allowed: the member was removed from the cluster, and is told so.
+	ErrRemoved = errors.New("the member has been permanently removed from the cluster")
 	// ErrSelf means that a frame was addressed to the member itself.
 	ErrSelf = errors.New("peer: a member does not connect to itself")
 )
@@ -78,6 +80,11 @@ type Config struct {
 	Addresses func(member uint64) []string
 	// Allowed decides whether a member may connect; the error's text is told to it. Nil allows all members.
 	Allowed func(member uint64) error
+	// Open lists full names of gRPC methods that are served to processes that are no members yet and do not know the
+	// cluster's id.
+	Open []string
+	// OnRemoved is called when another member says that this one was removed. It must not block.
+	OnRemoved func(by uint64)
 	// Heartbeat is the interval of pings on an outgoing connection; 100 ms when zero.
 	Heartbeat time.Duration
 	// DeadAfter is how long a connection may stand still before it is given up; 3 s when zero.

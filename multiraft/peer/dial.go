@@ -72,12 +72,16 @@ func (m *Mesh) dial(ctx context.Context, to uint64) (net.Conn, error) {
 }
 
 func (m *Mesh) dialURL(ctx context.Context, raw string) (net.Conn, error) {
-	network, addr, secure, err := m.parseURL(raw)
+	ctx, cancel := context.WithTimeout(ctx, min(handshakeTimeout, m.cfg.DeadAfter))
+	defer cancel()
+	return dialURL(ctx, raw, m.cfg.ClientTLS)
+}
+
+func dialURL(ctx context.Context, raw string, cfg *tls.Config) (net.Conn, error) {
+	network, addr, secure, err := parseURL(raw, cfg != nil)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(handshakeTimeout, m.cfg.DeadAfter))
-	defer cancel()
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {
@@ -86,7 +90,6 @@ func (m *Mesh) dialURL(ctx context.Context, raw string) (net.Conn, error) {
 	if !secure {
 		return conn, nil
 	}
-	cfg := m.cfg.ClientTLS
 	if cfg.ServerName == "" && !cfg.InsecureSkipVerify {
 		cfg = cfg.Clone()
 		host, _, err := net.SplitHostPort(addr)
@@ -103,10 +106,10 @@ func (m *Mesh) dialURL(ctx context.Context, raw string) (net.Conn, error) {
 	return tc, nil
 }
 
-// parseURL takes http, https, unix and unixs URLs as etcd has them, and bare host:port.
-func (m *Mesh) parseURL(raw string) (network, addr string, secure bool, err error) {
+// parseURL takes http, https, unix and unixs URLs as etcd has them, and bare host:port. withTLS tells whether there are certificates.
+func parseURL(raw string, withTLS bool) (network, addr string, secure bool, err error) {
 	if _, _, err := net.SplitHostPort(raw); err == nil {
-		return "tcp", raw, m.cfg.ClientTLS != nil, nil
+		return "tcp", raw, withTLS, nil
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -123,7 +126,7 @@ func (m *Mesh) parseURL(raw string) (network, addr string, secure bool, err erro
 	if addr == "" {
 		return "", "", false, errors.New("peer URL without an address")
 	}
-	if secure && m.cfg.ClientTLS == nil {
+	if secure && !withTLS {
 		return "", "", false, errors.New("peer URL wants TLS but no peer certificates are configured")
 	}
 	return network, addr, secure, nil

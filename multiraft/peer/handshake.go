@@ -40,6 +40,7 @@ const (
 	statusNotAllowed
 	statusNotReady
 	statusProtocol
+	statusRemoved
 )
 
 type hello struct {
@@ -77,6 +78,10 @@ func (e *RefusedError) ClusterMismatch() bool { return e.status == statusCluster
 
 // NotAllowed tells whether the other side does not take this member for one of the cluster's.
 func (e *RefusedError) NotAllowed() bool { return e.status == statusNotAllowed }
+
+// Removed tells whether the other side says that this member was removed from the
+// cluster for ever.
+func (e *RefusedError) Removed() bool { return e.status == statusRemoved }
 
 var errHandshake = errors.New("malformed handshake")
 

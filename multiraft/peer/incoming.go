@@ -173,7 +173,9 @@ func (m *Mesh) judge(h hello) (status uint8, reason string) {
 		return statusProtocol, fmt.Sprintf("unknown channel %d", h.channel)
 	}
 	if m.cfg.Allowed != nil {
-		if err := m.cfg.Allowed(h.from); err != nil {
+		if err := m.cfg.Allowed(h.from); errors.Is(err, ErrRemoved) {
+			return statusRemoved, err.Error()
+		} else if err != nil {
 			return statusNotAllowed, err.Error()
 		}
 	}

@@ -284,6 +284,9 @@ func (o *outgoing) fail(err error) {
 	o.mu.Unlock()
 	var refused *RefusedError
 	if errors.As(err, &refused) {
+		if refused.Removed() && o.m.cfg.OnRemoved != nil {
+			o.m.cfg.OnRemoved(refused.Member)
+		}
 		if o.ch == ChannelRaft || refused.status != statusNotReady {
 			o.m.logRefusal(o.r.id, "outgoing", refused.Reason)
 		}

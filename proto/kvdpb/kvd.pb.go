@@ -77,8 +77,15 @@ type Replica struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Member uint64                 `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
 	// replica ids rise and are never used again within a shard.
-	Replica       uint64 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"`
-	NonVoting     bool   `protobuf:"varint,3,opt,name=non_voting,json=nonVoting,proto3" json:"non_voting,omitempty"`
+	Replica   uint64 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	NonVoting bool   `protobuf:"varint,3,opt,name=non_voting,json=nonVoting,proto3" json:"non_voting,omitempty"`
+	// joining: the replica was added after the group's beginning and does not vote
+	// yet. A joining replica is non-voting.
+	Joining bool `protobuf:"varint,40,opt,name=joining,proto3" json:"joining,omitempty"`
+	// leaving: the replica is to be taken out of the group. There is no way back.
+	Leaving bool `protobuf:"varint,41,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// replaces is the replica that leaves once this one, which is joining, votes.
+	Replaces      uint64 `protobuf:"varint,42,opt,name=replaces,proto3" json:"replaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -134,6 +141,27 @@ func (x *Replica) GetNonVoting() bool {
 	return false
 }
 
+func (x *Replica) GetJoining() bool {
+	if x != nil {
+		return x.Joining
+	}
+	return false
+}
+
+func (x *Replica) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *Replica) GetReplaces() uint64 {
+	if x != nil {
+		return x.Replaces
+	}
+	return 0
+}
+
 // Descriptor says which keys a shard holds and who holds them.
 type Descriptor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -141,7 +169,7 @@ type Descriptor struct {
 	// start and end bound the encoded keys (package keyspace), end exclusive.
 	Start []byte `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
 	End   []byte `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
-	// generation rises with every split, merge or change of replicas.
+	// generation rises with every change of the range.
 	Generation uint64     `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	Replicas   []*Replica `protobuf:"bytes,5,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	// initial is the list that the raft group was (or is to be) started with. It
@@ -155,6 +183,13 @@ type Descriptor struct {
 	Phase Descriptor_Phase `protobuf:"varint,8,opt,name=phase,proto3,enum=kvdpb.Descriptor_Phase" json:"phase,omitempty"`
 	// seeded lists the members that confirmed a durable seed.
 	Seeded []uint64 `protobuf:"varint,9,rep,packed,name=seeded,proto3" json:"seeded,omitempty"`
+	// config rises with every change of replicas; generation does not.
+	Config uint64 `protobuf:"varint,40,opt,name=config,proto3" json:"config,omitempty"`
+	// next_replica is the id that the next replica gets; never below those that
+	// were given before. Zero while no replica was added.
+	NextReplica uint64 `protobuf:"varint,41,opt,name=next_replica,json=nextReplica,proto3" json:"next_replica,omitempty"`
+	// preferred_owner is the member that shall own the shard; zero for any.
+	PreferredOwner uint64 `protobuf:"varint,42,opt,name=preferred_owner,json=preferredOwner,proto3" json:"preferred_owner,omitempty"`
 	// restored says that the group began from a snapshot file: as with a
 	// split-born one, each of its initial members holds a seed before it starts.
 	Restored      bool `protobuf:"varint,70,opt,name=restored,proto3" json:"restored,omitempty"`
@@ -255,6 +290,27 @@ func (x *Descriptor) GetSeeded() []uint64 {
 	return nil
 }
 
+func (x *Descriptor) GetConfig() uint64 {
+	if x != nil {
+		return x.Config
+	}
+	return 0
+}
+
+func (x *Descriptor) GetNextReplica() uint64 {
+	if x != nil {
+		return x.NextReplica
+	}
+	return 0
+}
+
+func (x *Descriptor) GetPreferredOwner() uint64 {
+	if x != nil {
+		return x.PreferredOwner
+	}
+	return 0
+}
+
 func (x *Descriptor) GetRestored() bool {
 	if x != nil {
 		return x.Restored
@@ -271,7 +327,9 @@ type Member struct {
 	ClientUrls []string               `protobuf:"bytes,4,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
 	Learner    bool                   `protobuf:"varint,5,opt,name=learner,proto3" json:"learner,omitempty"`
 	// replica id of this member in the placement group.
-	Replica       uint64 `protobuf:"varint,6,opt,name=replica,proto3" json:"replica,omitempty"`
+	Replica uint64 `protobuf:"varint,6,opt,name=replica,proto3" json:"replica,omitempty"`
+	// votes: that replica votes, or shall as soon as it has caught up.
+	Votes         bool `protobuf:"varint,40,opt,name=votes,proto3" json:"votes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,6 +404,13 @@ func (x *Member) GetReplica() uint64 {
 		return x.Replica
 	}
 	return 0
+}
+
+func (x *Member) GetVotes() bool {
+	if x != nil {
+		return x.Votes
+	}
+	return false
 }
 
 // Ownership is the replicated record of who owns a group (package ownership).
@@ -614,12 +679,15 @@ var File_kvdpb_kvd_proto protoreflect.FileDescriptor
 
 const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\n" +
-	"\x0fkvdpb/kvd.proto\x12\x05kvdpb\"Z\n" +
+	"\x0fkvdpb/kvd.proto\x12\x05kvdpb\"\xaa\x01\n" +
 	"\aReplica\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\x04R\x06member\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x1d\n" +
 	"\n" +
-	"non_voting\x18\x03 \x01(\bR\tnonVoting\"\xdb\x02\n" +
+	"non_voting\x18\x03 \x01(\bR\tnonVoting\x12\x18\n" +
+	"\ajoining\x18( \x01(\bR\ajoining\x12\x18\n" +
+	"\aleaving\x18) \x01(\bR\aleaving\x12\x1a\n" +
+	"\breplaces\x18* \x01(\x04R\breplaces\"\xbf\x03\n" +
 	"\n" +
 	"Descriptor\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +
@@ -632,11 +700,14 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\ainitial\x18\x06 \x03(\v2\x0e.kvdpb.ReplicaR\ainitial\x12\x16\n" +
 	"\x06parent\x18\a \x01(\x04R\x06parent\x12-\n" +
 	"\x05phase\x18\b \x01(\x0e2\x17.kvdpb.Descriptor.PhaseR\x05phase\x12\x16\n" +
-	"\x06seeded\x18\t \x03(\x04R\x06seeded\x12\x1a\n" +
+	"\x06seeded\x18\t \x03(\x04R\x06seeded\x12\x16\n" +
+	"\x06config\x18( \x01(\x04R\x06config\x12!\n" +
+	"\fnext_replica\x18) \x01(\x04R\vnextReplica\x12'\n" +
+	"\x0fpreferred_owner\x18* \x01(\x04R\x0epreferredOwner\x12\x1a\n" +
 	"\brestored\x18F \x01(\bR\brestored\"\x1e\n" +
 	"\x05Phase\x12\b\n" +
 	"\x04LIVE\x10\x00\x12\v\n" +
-	"\aSEEDING\x10\x01\"\x9e\x01\n" +
+	"\aSEEDING\x10\x01\"\xb4\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
@@ -644,7 +715,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\vclient_urls\x18\x04 \x03(\tR\n" +
 	"clientUrls\x12\x18\n" +
 	"\alearner\x18\x05 \x01(\bR\alearner\x12\x18\n" +
-	"\areplica\x18\x06 \x01(\x04R\areplica\"\xe3\x01\n" +
+	"\areplica\x18\x06 \x01(\x04R\areplica\x12\x14\n" +
+	"\x05votes\x18( \x01(\bR\x05votes\"\xe3\x01\n" +
 	"\tOwnership\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\x04R\x06member\x12\x18\n" +

@@ -39,6 +39,14 @@ const (
 	// AUTH_REFUSED: a change of users and roles that etcd would refuse; the reason
 	// is etcd's text.
 	PlacementResult_AUTH_REFUSED PlacementResult_Rejection = 20
+	// MEMBER_EXISTS, PEER_URL_EXISTS, NOT_LEARNER, TOO_MANY_LEARNERS: etcd's
+	// reasons against a change of members.
+	PlacementResult_MEMBER_EXISTS     PlacementResult_Rejection = 40
+	PlacementResult_PEER_URL_EXISTS   PlacementResult_Rejection = 41
+	PlacementResult_NOT_LEARNER       PlacementResult_Rejection = 42
+	PlacementResult_TOO_MANY_LEARNERS PlacementResult_Rejection = 43
+	// BUSY: the shard has another change under way.
+	PlacementResult_BUSY PlacementResult_Rejection = 44
 )
 
 // Enum value maps for PlacementResult_Rejection.
@@ -51,15 +59,25 @@ var (
 		4:  "COMPACTED",
 		5:  "DEPOSED",
 		20: "AUTH_REFUSED",
+		40: "MEMBER_EXISTS",
+		41: "PEER_URL_EXISTS",
+		42: "NOT_LEARNER",
+		43: "TOO_MANY_LEARNERS",
+		44: "BUSY",
 	}
 	PlacementResult_Rejection_value = map[string]int32{
-		"NONE":         0,
-		"STALE":        1,
-		"NOT_FOUND":    2,
-		"INVALID":      3,
-		"COMPACTED":    4,
-		"DEPOSED":      5,
-		"AUTH_REFUSED": 20,
+		"NONE":              0,
+		"STALE":             1,
+		"NOT_FOUND":         2,
+		"INVALID":           3,
+		"COMPACTED":         4,
+		"DEPOSED":           5,
+		"AUTH_REFUSED":      20,
+		"MEMBER_EXISTS":     40,
+		"PEER_URL_EXISTS":   41,
+		"NOT_LEARNER":       42,
+		"TOO_MANY_LEARNERS": 43,
+		"BUSY":              44,
 	}
 )
 
@@ -113,6 +131,17 @@ type PlacementCommand struct {
 	//	*PlacementCommand_RaiseAlarm
 	//	*PlacementCommand_ClearAlarm
 	//	*PlacementCommand_Downgrade
+	//	*PlacementCommand_AddMember
+	//	*PlacementCommand_PromoteMember
+	//	*PlacementCommand_RemoveMember
+	//	*PlacementCommand_SetPeerUrls
+	//	*PlacementCommand_ForgetMember
+	//	*PlacementCommand_AddReplica
+	//	*PlacementCommand_PromoteReplica
+	//	*PlacementCommand_RemoveReplica
+	//	*PlacementCommand_DropReplica
+	//	*PlacementCommand_PreferOwner
+	//	*PlacementCommand_SetClusterSettings
 	Command       isPlacementCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -288,6 +317,105 @@ func (x *PlacementCommand) GetDowngrade() *Downgrade {
 	return nil
 }
 
+func (x *PlacementCommand) GetAddMember() *AddMember {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_AddMember); ok {
+			return x.AddMember
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetPromoteMember() *PromoteMember {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_PromoteMember); ok {
+			return x.PromoteMember
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetRemoveMember() *RemoveMember {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_RemoveMember); ok {
+			return x.RemoveMember
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetSetPeerUrls() *SetPeerURLs {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_SetPeerUrls); ok {
+			return x.SetPeerUrls
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetForgetMember() *ForgetMember {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_ForgetMember); ok {
+			return x.ForgetMember
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetAddReplica() *AddReplica {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_AddReplica); ok {
+			return x.AddReplica
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetPromoteReplica() *PromoteReplica {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_PromoteReplica); ok {
+			return x.PromoteReplica
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetRemoveReplica() *RemoveReplica {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_RemoveReplica); ok {
+			return x.RemoveReplica
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetDropReplica() *DropReplica {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_DropReplica); ok {
+			return x.DropReplica
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetPreferOwner() *PreferOwner {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_PreferOwner); ok {
+			return x.PreferOwner
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetSetClusterSettings() *SetClusterSettings {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_SetClusterSettings); ok {
+			return x.SetClusterSettings
+		}
+	}
+	return nil
+}
+
 type isPlacementCommand_Command interface {
 	isPlacementCommand_Command()
 }
@@ -348,6 +476,50 @@ type PlacementCommand_Downgrade struct {
 	Downgrade *Downgrade `protobuf:"bytes,32,opt,name=downgrade,proto3,oneof"`
 }
 
+type PlacementCommand_AddMember struct {
+	AddMember *AddMember `protobuf:"bytes,40,opt,name=add_member,json=addMember,proto3,oneof"`
+}
+
+type PlacementCommand_PromoteMember struct {
+	PromoteMember *PromoteMember `protobuf:"bytes,41,opt,name=promote_member,json=promoteMember,proto3,oneof"`
+}
+
+type PlacementCommand_RemoveMember struct {
+	RemoveMember *RemoveMember `protobuf:"bytes,42,opt,name=remove_member,json=removeMember,proto3,oneof"`
+}
+
+type PlacementCommand_SetPeerUrls struct {
+	SetPeerUrls *SetPeerURLs `protobuf:"bytes,43,opt,name=set_peer_urls,json=setPeerUrls,proto3,oneof"`
+}
+
+type PlacementCommand_ForgetMember struct {
+	ForgetMember *ForgetMember `protobuf:"bytes,44,opt,name=forget_member,json=forgetMember,proto3,oneof"`
+}
+
+type PlacementCommand_AddReplica struct {
+	AddReplica *AddReplica `protobuf:"bytes,45,opt,name=add_replica,json=addReplica,proto3,oneof"`
+}
+
+type PlacementCommand_PromoteReplica struct {
+	PromoteReplica *PromoteReplica `protobuf:"bytes,46,opt,name=promote_replica,json=promoteReplica,proto3,oneof"`
+}
+
+type PlacementCommand_RemoveReplica struct {
+	RemoveReplica *RemoveReplica `protobuf:"bytes,47,opt,name=remove_replica,json=removeReplica,proto3,oneof"`
+}
+
+type PlacementCommand_DropReplica struct {
+	DropReplica *DropReplica `protobuf:"bytes,48,opt,name=drop_replica,json=dropReplica,proto3,oneof"`
+}
+
+type PlacementCommand_PreferOwner struct {
+	PreferOwner *PreferOwner `protobuf:"bytes,49,opt,name=prefer_owner,json=preferOwner,proto3,oneof"`
+}
+
+type PlacementCommand_SetClusterSettings struct {
+	SetClusterSettings *SetClusterSettings `protobuf:"bytes,50,opt,name=set_cluster_settings,json=setClusterSettings,proto3,oneof"`
+}
+
 func (*PlacementCommand_Init) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_Claim) isPlacementCommand_Command() {}
@@ -375,6 +547,28 @@ func (*PlacementCommand_RaiseAlarm) isPlacementCommand_Command() {}
 func (*PlacementCommand_ClearAlarm) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_Downgrade) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_AddMember) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_PromoteMember) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_RemoveMember) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_SetPeerUrls) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_ForgetMember) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_AddReplica) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_PromoteReplica) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_RemoveReplica) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_DropReplica) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_PreferOwner) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_SetClusterSettings) isPlacementCommand_Command() {}
 
 // PlacementInit is the first entry: what --initial-cluster says.
 type PlacementInit struct {
@@ -983,8 +1177,10 @@ type PlacementResult struct {
 	Descriptor_     *Descriptor               `protobuf:"bytes,3,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
 	Version         uint64                    `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
 	CompactRevision int64                     `protobuf:"varint,5,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// members are those after a change of members.
+	Members       []*Member `protobuf:"bytes,40,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlacementResult) Reset() {
@@ -1052,6 +1248,13 @@ func (x *PlacementResult) GetCompactRevision() int64 {
 	return 0
 }
 
+func (x *PlacementResult) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 // PlacementState is the whole replicated state of the placement group, as
 // snapshots carry it.
 type PlacementState struct {
@@ -1072,10 +1275,18 @@ type PlacementState struct {
 	Initialized bool              `protobuf:"varint,11,opt,name=initialized,proto3" json:"initialized,omitempty"`
 	Auth        *AuthState        `protobuf:"bytes,20,opt,name=auth,proto3" json:"auth,omitempty"`
 	// alarms that stand, by member, type and cause.
-	Alarms        []*Alarm   `protobuf:"bytes,30,rep,name=alarms,proto3" json:"alarms,omitempty"`
-	Downgrade     *Downgrade `protobuf:"bytes,31,opt,name=downgrade,proto3" json:"downgrade,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Alarms    []*Alarm   `protobuf:"bytes,30,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	Downgrade *Downgrade `protobuf:"bytes,31,opt,name=downgrade,proto3" json:"downgrade,omitempty"`
+	// departing are members that were removed and still have replicas.
+	Departing []*Member `protobuf:"bytes,40,rep,name=departing,proto3" json:"departing,omitempty"`
+	// removed lists ids of members that are gone, for ever.
+	Removed []uint64 `protobuf:"varint,41,rep,packed,name=removed,proto3" json:"removed,omitempty"`
+	// next_replica is the id that the next member's replica of this group gets.
+	NextReplica     uint64           `protobuf:"varint,42,opt,name=next_replica,json=nextReplica,proto3" json:"next_replica,omitempty"`
+	Settings        *ClusterSettings `protobuf:"bytes,43,opt,name=settings,proto3" json:"settings,omitempty"`
+	SettingsVersion uint64           `protobuf:"varint,44,opt,name=settings_version,json=settingsVersion,proto3" json:"settings_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PlacementState) Reset() {
@@ -1206,11 +1417,46 @@ func (x *PlacementState) GetDowngrade() *Downgrade {
 	return nil
 }
 
+func (x *PlacementState) GetDeparting() []*Member {
+	if x != nil {
+		return x.Departing
+	}
+	return nil
+}
+
+func (x *PlacementState) GetRemoved() []uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *PlacementState) GetNextReplica() uint64 {
+	if x != nil {
+		return x.NextReplica
+	}
+	return 0
+}
+
+func (x *PlacementState) GetSettings() *ClusterSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *PlacementState) GetSettingsVersion() uint64 {
+	if x != nil {
+		return x.SettingsVersion
+	}
+	return 0
+}
+
 var File_kvdpb_placement_proto protoreflect.FileDescriptor
 
 const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
-	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x0fkvdpb/kvd.proto\"\x87\x06\n" +
+	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x13kvdpb/elastic.proto\x1a\x0fkvdpb/kvd.proto\"\xa3\v\n" +
 	"\x10PlacementCommand\x12\x14\n" +
 	"\x05epoch\x18\v \x01(\x04R\x05epoch\x12*\n" +
 	"\x04init\x18\x01 \x01(\v2\x14.kvdpb.PlacementInitH\x00R\x04init\x12$\n" +
@@ -1231,7 +1477,20 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"raiseAlarm\x124\n" +
 	"\vclear_alarm\x18\x1f \x01(\v2\x11.kvdpb.ClearAlarmH\x00R\n" +
 	"clearAlarm\x120\n" +
-	"\tdowngrade\x18  \x01(\v2\x10.kvdpb.DowngradeH\x00R\tdowngradeB\t\n" +
+	"\tdowngrade\x18  \x01(\v2\x10.kvdpb.DowngradeH\x00R\tdowngrade\x121\n" +
+	"\n" +
+	"add_member\x18( \x01(\v2\x10.kvdpb.AddMemberH\x00R\taddMember\x12=\n" +
+	"\x0epromote_member\x18) \x01(\v2\x14.kvdpb.PromoteMemberH\x00R\rpromoteMember\x12:\n" +
+	"\rremove_member\x18* \x01(\v2\x13.kvdpb.RemoveMemberH\x00R\fremoveMember\x128\n" +
+	"\rset_peer_urls\x18+ \x01(\v2\x12.kvdpb.SetPeerURLsH\x00R\vsetPeerUrls\x12:\n" +
+	"\rforget_member\x18, \x01(\v2\x13.kvdpb.ForgetMemberH\x00R\fforgetMember\x124\n" +
+	"\vadd_replica\x18- \x01(\v2\x11.kvdpb.AddReplicaH\x00R\n" +
+	"addReplica\x12@\n" +
+	"\x0fpromote_replica\x18. \x01(\v2\x15.kvdpb.PromoteReplicaH\x00R\x0epromoteReplica\x12=\n" +
+	"\x0eremove_replica\x18/ \x01(\v2\x14.kvdpb.RemoveReplicaH\x00R\rremoveReplica\x127\n" +
+	"\fdrop_replica\x180 \x01(\v2\x12.kvdpb.DropReplicaH\x00R\vdropReplica\x127\n" +
+	"\fprefer_owner\x181 \x01(\v2\x12.kvdpb.PreferOwnerH\x00R\vpreferOwner\x12M\n" +
+	"\x14set_cluster_settings\x182 \x01(\v2\x19.kvdpb.SetClusterSettingsH\x00R\x12setClusterSettingsB\t\n" +
 	"\acommand\"\xef\x01\n" +
 	"\rPlacementInit\x12\x1d\n" +
 	"\n" +
@@ -1275,7 +1534,7 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\x06member\x18\x02 \x01(\x04R\x06member\"\"\n" +
 	"\n" +
 	"AbortSplit\x12\x14\n" +
-	"\x05child\x18\x01 \x01(\x04R\x05child\"\xcd\x02\n" +
+	"\x05child\x18\x01 \x01(\x04R\x05child\"\xd1\x03\n" +
 	"\x0fPlacementResult\x12>\n" +
 	"\trejection\x18\x01 \x01(\x0e2 .kvdpb.PlacementResult.RejectionR\trejection\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x121\n" +
@@ -1283,7 +1542,8 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"descriptor\x18\x03 \x01(\v2\x11.kvdpb.DescriptorR\n" +
 	"descriptor\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12)\n" +
-	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\"j\n" +
+	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\x12'\n" +
+	"\amembers\x18( \x03(\v2\r.kvdpb.MemberR\amembers\"\xc4\x01\n" +
 	"\tRejection\x12\b\n" +
 	"\x04NONE\x10\x00\x12\t\n" +
 	"\x05STALE\x10\x01\x12\r\n" +
@@ -1291,7 +1551,12 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\aINVALID\x10\x03\x12\r\n" +
 	"\tCOMPACTED\x10\x04\x12\v\n" +
 	"\aDEPOSED\x10\x05\x12\x10\n" +
-	"\fAUTH_REFUSED\x10\x14\"\x9d\x04\n" +
+	"\fAUTH_REFUSED\x10\x14\x12\x11\n" +
+	"\rMEMBER_EXISTS\x10(\x12\x13\n" +
+	"\x0fPEER_URL_EXISTS\x10)\x12\x0f\n" +
+	"\vNOT_LEARNER\x10*\x12\x15\n" +
+	"\x11TOO_MANY_LEARNERS\x10+\x12\b\n" +
+	"\x04BUSY\x10,\"\xe6\x05\n" +
 	"\x0ePlacementState\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x18\n" +
@@ -1310,9 +1575,15 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\vinitialized\x18\v \x01(\bR\vinitialized\x12$\n" +
 	"\x04auth\x18\x14 \x01(\v2\x10.kvdpb.AuthStateR\x04auth\x12$\n" +
 	"\x06alarms\x18\x1e \x03(\v2\f.kvdpb.AlarmR\x06alarms\x12.\n" +
-	"\tdowngrade\x18\x1f \x01(\v2\x10.kvdpb.DowngradeR\tdowngrade2H\n" +
+	"\tdowngrade\x18\x1f \x01(\v2\x10.kvdpb.DowngradeR\tdowngrade\x12+\n" +
+	"\tdeparting\x18( \x03(\v2\r.kvdpb.MemberR\tdeparting\x12\x18\n" +
+	"\aremoved\x18) \x03(\x04R\aremoved\x12!\n" +
+	"\fnext_replica\x18* \x01(\x04R\vnextReplica\x122\n" +
+	"\bsettings\x18+ \x01(\v2\x16.kvdpb.ClusterSettingsR\bsettings\x12)\n" +
+	"\x10settings_version\x18, \x01(\x04R\x0fsettingsVersion2\x87\x01\n" +
 	"\tPlacement\x12;\n" +
-	"\x06Update\x12\x17.kvdpb.PlacementCommand\x1a\x16.kvdpb.PlacementResult\"\x00B#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\x06Update\x12\x17.kvdpb.PlacementCommand\x1a\x16.kvdpb.PlacementResult\"\x00\x12=\n" +
+	"\bCaughtUp\x12\x16.kvdpb.CaughtUpRequest\x1a\x17.kvdpb.CaughtUpResponse\"\x00B#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_placement_proto_rawDescOnce sync.Once
@@ -1348,11 +1619,25 @@ var file_kvdpb_placement_proto_goTypes = []any{
 	(*RaiseAlarm)(nil),             // 16: kvdpb.RaiseAlarm
 	(*ClearAlarm)(nil),             // 17: kvdpb.ClearAlarm
 	(*Downgrade)(nil),              // 18: kvdpb.Downgrade
-	(*Member)(nil),                 // 19: kvdpb.Member
-	(*Descriptor)(nil),             // 20: kvdpb.Descriptor
-	(*AuthState)(nil),              // 21: kvdpb.AuthState
-	(*Ownership)(nil),              // 22: kvdpb.Ownership
-	(*Alarm)(nil),                  // 23: kvdpb.Alarm
+	(*AddMember)(nil),              // 19: kvdpb.AddMember
+	(*PromoteMember)(nil),          // 20: kvdpb.PromoteMember
+	(*RemoveMember)(nil),           // 21: kvdpb.RemoveMember
+	(*SetPeerURLs)(nil),            // 22: kvdpb.SetPeerURLs
+	(*ForgetMember)(nil),           // 23: kvdpb.ForgetMember
+	(*AddReplica)(nil),             // 24: kvdpb.AddReplica
+	(*PromoteReplica)(nil),         // 25: kvdpb.PromoteReplica
+	(*RemoveReplica)(nil),          // 26: kvdpb.RemoveReplica
+	(*DropReplica)(nil),            // 27: kvdpb.DropReplica
+	(*PreferOwner)(nil),            // 28: kvdpb.PreferOwner
+	(*SetClusterSettings)(nil),     // 29: kvdpb.SetClusterSettings
+	(*Member)(nil),                 // 30: kvdpb.Member
+	(*Descriptor)(nil),             // 31: kvdpb.Descriptor
+	(*AuthState)(nil),              // 32: kvdpb.AuthState
+	(*Ownership)(nil),              // 33: kvdpb.Ownership
+	(*Alarm)(nil),                  // 34: kvdpb.Alarm
+	(*ClusterSettings)(nil),        // 35: kvdpb.ClusterSettings
+	(*CaughtUpRequest)(nil),        // 36: kvdpb.CaughtUpRequest
+	(*CaughtUpResponse)(nil),       // 37: kvdpb.CaughtUpResponse
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
 	2,  // 0: kvdpb.PlacementCommand.init:type_name -> kvdpb.PlacementInit
@@ -1369,27 +1654,43 @@ var file_kvdpb_placement_proto_depIdxs = []int32{
 	16, // 11: kvdpb.PlacementCommand.raise_alarm:type_name -> kvdpb.RaiseAlarm
 	17, // 12: kvdpb.PlacementCommand.clear_alarm:type_name -> kvdpb.ClearAlarm
 	18, // 13: kvdpb.PlacementCommand.downgrade:type_name -> kvdpb.Downgrade
-	19, // 14: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
-	20, // 15: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	21, // 16: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
-	6,  // 17: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
-	19, // 18: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
-	0,  // 19: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
-	20, // 20: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
-	19, // 21: kvdpb.PlacementState.members:type_name -> kvdpb.Member
-	20, // 22: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
-	22, // 23: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	5,  // 24: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
-	21, // 25: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
-	23, // 26: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
-	18, // 27: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
-	1,  // 28: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	12, // 29: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
-	29, // [29:30] is the sub-list for method output_type
-	28, // [28:29] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	19, // 14: kvdpb.PlacementCommand.add_member:type_name -> kvdpb.AddMember
+	20, // 15: kvdpb.PlacementCommand.promote_member:type_name -> kvdpb.PromoteMember
+	21, // 16: kvdpb.PlacementCommand.remove_member:type_name -> kvdpb.RemoveMember
+	22, // 17: kvdpb.PlacementCommand.set_peer_urls:type_name -> kvdpb.SetPeerURLs
+	23, // 18: kvdpb.PlacementCommand.forget_member:type_name -> kvdpb.ForgetMember
+	24, // 19: kvdpb.PlacementCommand.add_replica:type_name -> kvdpb.AddReplica
+	25, // 20: kvdpb.PlacementCommand.promote_replica:type_name -> kvdpb.PromoteReplica
+	26, // 21: kvdpb.PlacementCommand.remove_replica:type_name -> kvdpb.RemoveReplica
+	27, // 22: kvdpb.PlacementCommand.drop_replica:type_name -> kvdpb.DropReplica
+	28, // 23: kvdpb.PlacementCommand.prefer_owner:type_name -> kvdpb.PreferOwner
+	29, // 24: kvdpb.PlacementCommand.set_cluster_settings:type_name -> kvdpb.SetClusterSettings
+	30, // 25: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
+	31, // 26: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
+	32, // 27: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
+	6,  // 28: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	30, // 29: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
+	0,  // 30: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
+	31, // 31: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
+	30, // 32: kvdpb.PlacementResult.members:type_name -> kvdpb.Member
+	30, // 33: kvdpb.PlacementState.members:type_name -> kvdpb.Member
+	31, // 34: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
+	33, // 35: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
+	5,  // 36: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	32, // 37: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
+	34, // 38: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
+	18, // 39: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
+	30, // 40: kvdpb.PlacementState.departing:type_name -> kvdpb.Member
+	35, // 41: kvdpb.PlacementState.settings:type_name -> kvdpb.ClusterSettings
+	1,  // 42: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
+	36, // 43: kvdpb.Placement.CaughtUp:input_type -> kvdpb.CaughtUpRequest
+	12, // 44: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	37, // 45: kvdpb.Placement.CaughtUp:output_type -> kvdpb.CaughtUpResponse
+	44, // [44:46] is the sub-list for method output_type
+	42, // [42:44] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_placement_proto_init() }
@@ -1399,6 +1700,7 @@ func file_kvdpb_placement_proto_init() {
 	}
 	file_kvdpb_alarm_proto_init()
 	file_kvdpb_auth_proto_init()
+	file_kvdpb_elastic_proto_init()
 	file_kvdpb_kvd_proto_init()
 	file_kvdpb_placement_proto_msgTypes[0].OneofWrappers = []any{
 		(*PlacementCommand_Init)(nil),
@@ -1415,6 +1717,17 @@ func file_kvdpb_placement_proto_init() {
 		(*PlacementCommand_RaiseAlarm)(nil),
 		(*PlacementCommand_ClearAlarm)(nil),
 		(*PlacementCommand_Downgrade)(nil),
+		(*PlacementCommand_AddMember)(nil),
+		(*PlacementCommand_PromoteMember)(nil),
+		(*PlacementCommand_RemoveMember)(nil),
+		(*PlacementCommand_SetPeerUrls)(nil),
+		(*PlacementCommand_ForgetMember)(nil),
+		(*PlacementCommand_AddReplica)(nil),
+		(*PlacementCommand_PromoteReplica)(nil),
+		(*PlacementCommand_RemoveReplica)(nil),
+		(*PlacementCommand_DropReplica)(nil),
+		(*PlacementCommand_PreferOwner)(nil),
+		(*PlacementCommand_SetClusterSettings)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Placement_Update_FullMethodName = "/kvdpb.Placement/Update"
+	Placement_Update_FullMethodName   = "/kvdpb.Placement/Update"
+	Placement_CaughtUp_FullMethodName = "/kvdpb.Placement/CaughtUp"
 )
 
 // PlacementClient is the client API for Placement service.
@@ -31,6 +32,9 @@ const (
 // travel by this service on the peer port.
 type PlacementClient interface {
 	Update(ctx context.Context, in *PlacementCommand, opts ...grpc.CallOption) (*PlacementResult, error)
+	// CaughtUp answers once this member has applied all changes that were finished
+	// when it was asked.
+	CaughtUp(ctx context.Context, in *CaughtUpRequest, opts ...grpc.CallOption) (*CaughtUpResponse, error)
 }
 
 type placementClient struct {
@@ -51,6 +55,16 @@ func (c *placementClient) Update(ctx context.Context, in *PlacementCommand, opts
 	return out, nil
 }
 
+func (c *placementClient) CaughtUp(ctx context.Context, in *CaughtUpRequest, opts ...grpc.CallOption) (*CaughtUpResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CaughtUpResponse)
+	err := c.cc.Invoke(ctx, Placement_CaughtUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PlacementServer is the server API for Placement service.
 // All implementations must embed UnimplementedPlacementServer
 // for forward compatibility.
@@ -60,6 +74,9 @@ func (c *placementClient) Update(ctx context.Context, in *PlacementCommand, opts
 // travel by this service on the peer port.
 type PlacementServer interface {
 	Update(context.Context, *PlacementCommand) (*PlacementResult, error)
+	// CaughtUp answers once this member has applied all changes that were finished
+	// when it was asked.
+	CaughtUp(context.Context, *CaughtUpRequest) (*CaughtUpResponse, error)
 	mustEmbedUnimplementedPlacementServer()
 }
 
@@ -72,6 +89,9 @@ type UnimplementedPlacementServer struct{}
 
 func (UnimplementedPlacementServer) Update(context.Context, *PlacementCommand) (*PlacementResult, error) {
 	return nil, status.Error(codes.Unimplemented, "method Update not implemented")
+}
+func (UnimplementedPlacementServer) CaughtUp(context.Context, *CaughtUpRequest) (*CaughtUpResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CaughtUp not implemented")
 }
 func (UnimplementedPlacementServer) mustEmbedUnimplementedPlacementServer() {}
 func (UnimplementedPlacementServer) testEmbeddedByValue()                   {}
@@ -112,6 +132,24 @@ func _Placement_Update_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Placement_CaughtUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CaughtUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PlacementServer).CaughtUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Placement_CaughtUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PlacementServer).CaughtUp(ctx, req.(*CaughtUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Placement_ServiceDesc is the grpc.ServiceDesc for Placement service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +160,10 @@ var Placement_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Update",
 			Handler:    _Placement_Update_Handler,
+		},
+		{
+			MethodName: "CaughtUp",
+			Handler:    _Placement_CaughtUp_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -85,7 +85,7 @@ func TestEtcdsSampleFile(t *testing.T) {
 	for _, warning := range cfg.Warnings {
 		warned = append(warned, warning.Flag)
 	}
-	require.Equal(t, []string{"proxy", "max-snapshots", "max-wals", "strict-reconfig-check"}, warned)
+	require.Equal(t, []string{"proxy", "max-snapshots", "max-wals"}, warned)
 }
 
 func TestFileValues(t *testing.T) {

@@ -35,10 +35,10 @@ type option struct {
 
 // Reasons that several settings share.
 const (
-	laterMembers = "this version does not change the members of a cluster"
-	laterHash    = "this version does not compare replicas in the background"
-	noBolt       = "kvd does not store in bbolt"
-	noDiscovery  = "kvd has no discovery service to bootstrap from"
+	laterForce  = "kvd does not make a new cluster of one member's copy: restore a snapshot instead"
+	laterHash   = "this version does not compare replicas in the background"
+	noBolt      = "kvd does not store in bbolt"
+	noDiscovery = "kvd has no discovery service to bootstrap from"
 )
 
 // options is the table of all settings, bound to c.

@@ -18,7 +18,7 @@ func (c *Config) clusteringOptions() []option {
 			usage: "DNS domain whose SRV records list the members of the cluster at its birth."},
 		{name: "discovery-srv-name", group: groupClustering, value: text(&c.DiscoverySRVName),
 			usage: "Suffix of the service name that is asked for in the DNS."},
-		{name: "strict-reconfig-check", group: groupClustering, value: boolean(&c.StrictReconfigCheck), without: laterMembers,
+		{name: "strict-reconfig-check", group: groupClustering, value: boolean(&c.StrictReconfigCheck),
 			usage: "Reject member changes that would cause quorum loss."},
 		{name: "pre-vote", group: groupClustering, value: boolean(&c.PreVote),
 			usage: "Ask before an election whether it could be won, so that a member that was cut off does not disturb the others."},

@@ -22,7 +22,7 @@ func (c *Config) featureOptions() []option {
 		{name: "bootstrap-defrag-threshold-megabytes", group: groupFeatures, value: unsigned(new(uint)),
 			without: "there is nothing to defragment",
 			usage:   "Defragment at start if that frees so many megabytes."},
-		{name: "max-learners", group: groupFeatures, value: integer(&c.MaxLearners), without: laterMembers,
+		{name: "max-learners", group: groupFeatures, value: integer(&c.MaxLearners),
 			usage: "Maximum number of learner members."},
 		{name: "downgrade-check-time", group: groupFeatures, value: duration(new(5 * time.Second)),
 			without: "kvd does not downgrade",
@@ -31,7 +31,7 @@ func (c *Config) featureOptions() []option {
 			usage: "Number of raft entries of a shard that are kept for slow replicas when its log is cut."},
 
 		{name: "force-new-cluster", group: groupUnsafe, value: boolean(&c.ForceNewCluster),
-			usage: "Make a new cluster of one member of this data directory. Refused: " + laterMembers + "."},
+			usage: "Make a new cluster of one member of this data directory. Refused: " + laterForce + "."},
 		{name: "unsafe-no-fsync", group: groupUnsafe, value: boolean(&c.UnsafeNoFsync),
 			usage: "Disable fsync. Unsafe, will cause data loss."},
 	}

@@ -144,7 +144,7 @@ func (c *Config) checkCluster(wrong *problems) {
 		wrong.addf("error setting up initial cluster: %w", err)
 	}
 	if c.ForceNewCluster {
-		wrong.addf("--force-new-cluster is refused: %s", laterMembers)
+		wrong.addf("--force-new-cluster is refused: %s", laterForce)
 	}
 	if c.MaxLearners < 0 {
 		wrong.addf("--max-learners must not be negative (set to %d)", c.MaxLearners)

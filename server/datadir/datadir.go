@@ -32,6 +32,16 @@ type Stamp struct {
 	MemberID  ID `json:"member_id"`
 	// Name is the member's name at its first start, for people.
 	Name string `json:"name"`
+	// Replica and Peers are set for a member that joined a running cluster: its
+	// replica in the placement group, and where the others were at that time.
+	Replica uint64 `json:"placement_replica,omitempty"`
+	Peers   []Peer `json:"peers,omitempty"`
+}
+
+// Peer is another member as it was when this one joined.
+type Peer struct {
+	MemberID ID       `json:"member_id"`
+	PeerURLs []string `json:"peer_urls"`
 }
 
 // certificatesName is where made certificates lie, as in etcd.

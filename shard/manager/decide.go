@@ -16,6 +16,8 @@ type observed struct {
 	hasLog bool
 	// started, removed: the durable marks.
 	started, removed bool
+	// other: another replica of the shard is still running here.
+	other bool
 
 	// Of a running replica:
 
@@ -43,6 +45,8 @@ const (
 	done kind = "done"
 	// abort: give up a reserved child whose split can no longer apply.
 	abort kind = "abort"
+	// retire: stop a replica that placement names no more, and remove its data.
+	retire kind = "retire"
 	// lost: the replica cannot start, because its raft log or its store is gone.
 	lost kind = "lost"
 )
@@ -51,12 +55,14 @@ const (
 type action struct {
 	kind  kind
 	shard uint64
-	// replica is this member's replica id, for seed, confirm, start and lost.
+	// replica is this member's replica id, for seed, confirm, start, retire and lost.
 	replica uint64
 	// child is the shard that done and abort are about.
 	child uint64
 	// first: start for the first time, with the initial list.
 	first bool
+	// join: start for the first time, in a group that runs already.
+	join bool
 	// campaign: this member owned the parent, and should lead the child.
 	campaign bool
 }
@@ -66,7 +72,12 @@ type view struct {
 	member uint64
 	shards []*kvdpb.Descriptor
 	local  map[uint64]observed
+	// here are the replicas that this member runs or has on its disk.
+	here []place
 }
+
+// place names a replica.
+type place struct{ shard, replica uint64 }
 
 // decide returns the next step of each shard that needs one.
 func decide(v view) []action {
@@ -74,6 +85,11 @@ func decide(v view) []action {
 	byID := make(map[uint64]*kvdpb.Descriptor, len(v.shards))
 	for _, d := range v.shards {
 		byID[d.Shard] = d
+	}
+	for _, p := range v.here {
+		if findReplica(byID[p.shard], p.replica) == nil {
+			actions = append(actions, action{kind: retire, shard: p.shard, replica: p.replica})
+		}
 	}
 	for _, d := range v.shards {
 		replica, mine := replicaOf(d, v.member)
@@ -99,12 +115,28 @@ func replicaOf(d *kvdpb.Descriptor, member uint64) (uint64, bool) {
 	return 0, false
 }
 
+func findReplica(d *kvdpb.Descriptor, replica uint64) *kvdpb.Replica {
+	for _, r := range d.GetReplicas() {
+		if r.Replica == replica {
+			return r
+		}
+	}
+	return nil
+}
+
+// began tells whether a replica is one that the group began with; the others
+// joined it.
+func began(d *kvdpb.Descriptor, replica uint64) bool {
+	return slices.ContainsFunc(d.Initial, func(r *kvdpb.Replica) bool { return r.Replica == replica })
+}
+
 // decideReplica brings this member's replica of a shard to life.
 func decideReplica(v view, d *kvdpb.Descriptor, replica uint64) (action, bool) {
 	o := v.local[d.Shard]
-	confirmed := d.Parent == 0 || slices.Contains(d.Seeded, v.member)
+	joined := !began(d, replica)
+	confirmed := d.Parent == 0 || joined || slices.Contains(d.Seeded, v.member)
 	switch {
-	case o.removed:
+	case o.removed || o.other:
 		return action{}, false
 	case o.running:
 		return action{kind: confirm, shard: d.Shard, replica: replica}, !confirmed
@@ -115,6 +147,9 @@ func decideReplica(v view, d *kvdpb.Descriptor, replica uint64) (action, bool) {
 	case d.Restored && !o.hasSeed && slices.ContainsFunc(d.Initial, func(r *kvdpb.Replica) bool { return r.Replica == replica }):
 		// What the snapshot file held is not here, and nobody else has to give it.
 		return action{kind: lost, shard: d.Shard, replica: replica}, true
+	case joined:
+		// A replica that was given up before it came is not brought to life.
+		return action{kind: start, shard: d.Shard, replica: replica, first: true, join: true}, !findReplica(d, replica).Leaving
 	case d.Parent != 0 && !o.hasSeed:
 		// Without the parent's frozen span there is nothing to make it from.
 		return action{kind: seed, shard: d.Shard, replica: replica}, v.local[d.Parent].pending == d.Shard

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
 )
 
@@ -15,7 +16,14 @@ import (
 // the sequencer, so that asking for revisions and readings is a function call,
 // and they log compactions, so that their replicas collect history.
 func (m *Manager) follow() {
-	sequencer := m.cfg.Placement.Sequencer()
+	sequencer := uint64(0)
+	if m.cfg.Placement.OwnersFollow() {
+		sequencer = m.cfg.Placement.Sequencer()
+	}
+	described := map[uint64]*kvdpb.Descriptor{}
+	for _, d := range m.cfg.Placement.Shards() {
+		described[d.Shard] = d
+	}
 	compacted := m.cfg.Placement.Compacted()
 	now := time.Now()
 	for id, l := range *m.replicas.Load() {
@@ -28,31 +36,45 @@ func (m *Manager) follow() {
 		if compacted > l.Store().CompactRevision() {
 			m.compact(id, l.Replica, compacted)
 		}
-		if to, away := m.away(id, l, sequencer, now); away {
-			m.handOver(id, l.Replica, sequencer, to)
+		if to, away := m.away(l, described[id], sequencer, now); away {
+			m.handOver(id, l.Replica, to.Member, to.Replica)
 		}
 	}
 }
 
-// away tells whether a shard's ownership should move to the sequencer's member,
-// and which replica that is.
-func (m *Manager) away(id uint64, l *local, sequencer uint64, now time.Time) (to uint64, move bool) {
+// away tells whether a shard's ownership should move to the member that the
+// shard prefers, or else to the sequencer's, and which replica that is.
+func (m *Manager) away(l *local, d *kvdpb.Descriptor, sequencer uint64, now time.Time) (to *kvdpb.Replica, move bool) {
+	wait := handOverAfter
+	home := sequencer
+	if p := d.GetPreferredOwner(); p != 0 && (p == m.cfg.Member || m.cfg.Alive(p)) {
+		home, wait = p, 0
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	replica, there := uint64(0), false
-	if sequencer != 0 && sequencer != m.cfg.Member && l.Pending() == nil {
-		replica, there = replicaOf(l.Descriptor(), sequencer)
+	if home != 0 && home != m.cfg.Member && l.Pending() == nil {
+		to = voterOn(d, home)
 	}
-	if !there {
-		delete(m.mu.awayFrom, id)
-		return 0, false
+	if to == nil {
+		delete(m.mu.awayFrom, d.GetShard())
+		return nil, false
 	}
-	since, ok := m.mu.awayFrom[id]
+	since, ok := m.mu.awayFrom[d.Shard]
 	if !ok {
-		m.mu.awayFrom[id] = now
-		return 0, false
+		m.mu.awayFrom[d.Shard] = now
+		since = now
 	}
-	return replica, now.Sub(since) >= handOverAfter
+	return to, now.Sub(since) >= wait
+}
+
+// voterOn returns the replica on a member if it votes and stays.
+func voterOn(d *kvdpb.Descriptor, member uint64) *kvdpb.Replica {
+	for _, r := range d.GetReplicas() {
+		if r.Member == member && !r.NonVoting && !r.Leaving {
+			return r
+		}
+	}
+	return nil
 }
 
 func (m *Manager) handOver(id uint64, r *shard.Replica, member, replica uint64) {
@@ -62,10 +84,10 @@ func (m *Manager) handOver(id uint64, r *shard.Replica, member, replica uint64) 
 		delete(m.mu.awayFrom, id)
 		m.mu.Unlock()
 		if err != nil {
-			m.log.Warn("could not hand a shard over to the sequencer's member", zap.Uint64("shard", id), zap.Error(err))
+			m.log.Warn("could not hand a shard over", zap.Uint64("shard", id), zap.Error(err))
 			return
 		}
-		m.log.Info("handed a shard over to the sequencer's member", zap.Uint64("shard", id), zap.Uint64("member", member))
+		m.log.Info("handed a shard over", zap.Uint64("shard", id), zap.Uint64("member", member))
 	})
 }
 
@@ -101,7 +123,11 @@ func (m *Manager) Drain(ctx context.Context) error {
 		mu   sync.Mutex
 		errs []error
 	)
-	for _, l := range *m.replicas.Load() {
+	described := map[uint64]*kvdpb.Descriptor{}
+	for _, d := range m.cfg.Placement.Shards() {
+		described[d.Shard] = d
+	}
+	for id, l := range *m.replicas.Load() {
 		if !l.Serving() {
 			continue
 		}
@@ -109,8 +135,8 @@ func (m *Manager) Drain(ctx context.Context) error {
 		go func() {
 			defer wg.Done()
 			to := uint64(0)
-			for _, r := range l.Descriptor().GetReplicas() {
-				if r.Member != m.cfg.Member && !r.NonVoting {
+			for _, r := range described[id].GetReplicas() {
+				if r.Member != m.cfg.Member && !r.NonVoting && !r.Leaving && m.cfg.Alive(r.Member) {
 					to = r.Replica
 					break
 				}

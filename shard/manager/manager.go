@@ -24,6 +24,12 @@ type Raft interface {
 	StartReplica(rc multiraft.ReplicaConfig, create func() multiraft.StateMachine) error
 	StopReplica(ctx context.Context, shard, replica uint64) error
 	HasReplica(shard, replica uint64) bool
+	RemoveReplicaData(ctx context.Context, shard, replica uint64) error
+	Membership(ctx context.Context, shard uint64) (multiraft.Membership, error)
+	AddReplica(ctx context.Context, shard, replica, member, configChangeID uint64) error
+	AddNonVoting(ctx context.Context, shard, replica, member, configChangeID uint64) error
+	RemoveReplica(ctx context.Context, shard, replica, configChangeID uint64) error
+	RequestSnapshot(ctx context.Context, shard uint64, override bool, overhead uint64) error
 }
 
 // Placement is what the manager needs of this member's placement node.
@@ -32,6 +38,8 @@ type Placement interface {
 	Shards() []*kvdpb.Descriptor
 	// Sequencer is the member that is the sequencer, zero if unknown.
 	Sequencer() uint64
+	// OwnersFollow tells whether ownerships move to the sequencer's member.
+	OwnersFollow() bool
 	// Compacted is the cluster's compaction revision.
 	Compacted() int64
 	// Update has a command applied. It fails with the rejection's reason.
@@ -55,6 +63,10 @@ type Config struct {
 	// Txns finishes transactions over several shards whose coordinator does not.
 	Txns   shard.TxnResolver
 	Limits shard.Limits
+	// Alive tells whether another member is connected; nil for always.
+	Alive func(member uint64) bool
+	// Ask asks a member what its replica of a shard reports.
+	Ask func(ctx context.Context, member, shard uint64) (*kvdpb.ReplicaStatus, error)
 	// Changed is told of each replica that begins or ends to serve, from a
 	// goroutine of the manager.
 	Changed func(shard uint64)
@@ -85,6 +97,10 @@ type Manager struct {
 		busy map[uint64]bool
 		// proposed are the splits of this process by parent.
 		proposed map[uint64]proposal
+		// reshaping holds the shards whose replicas are being changed by a step.
+		reshaping map[uint64]bool
+		// found are the replicas that were on the disk at the start.
+		found map[place]bool
 		// told are the shards whose loss was logged.
 		told map[uint64]bool
 		// awayFrom is when a shard was first seen to be owned here while the
@@ -128,6 +144,9 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	if cfg.Alive == nil {
+		cfg.Alive = func(uint64) bool { return true }
+	}
 	if cfg.Changed == nil {
 		cfg.Changed = func(uint64) {}
 	}
@@ -143,6 +162,10 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m.replicas.Store(&map[uint64]*local{})
 	m.mu.busy = map[uint64]bool{}
+	m.mu.reshaping = map[uint64]bool{}
+	if m.mu.found, err = d.stores(); err != nil {
+		return nil, err
+	}
 	m.mu.proposed = map[uint64]proposal{}
 	m.mu.told = map[uint64]bool{}
 	m.mu.awayFrom = map[uint64]time.Time{}
@@ -241,18 +264,35 @@ func (m *Manager) step() {
 	for _, a := range decide(v) {
 		m.begin(a)
 	}
+	m.reshapeAll(v)
 }
 
 // look gathers what decide needs.
 func (m *Manager) look() (view, error) {
 	v := view{member: m.cfg.Member, shards: m.cfg.Placement.Shards(), local: map[uint64]observed{}}
+	if len(v.shards) == 0 {
+		return v, nil // nothing of placement is known yet
+	}
 	running := *m.replicas.Load()
+	for id, l := range running {
+		v.here = append(v.here, place{id, l.replica})
+	}
+	m.mu.Lock()
+	for p := range m.mu.found {
+		if l := running[p.shard]; l == nil || l.replica != p.replica {
+			v.here = append(v.here, p)
+		}
+	}
+	m.mu.Unlock()
 	for _, d := range v.shards {
 		replica, mine := replicaOf(d, m.cfg.Member)
 		if !mine {
 			continue
 		}
-		if l := running[d.Shard]; l != nil {
+		if l := running[d.Shard]; l != nil && l.replica != replica {
+			v.local[d.Shard] = observed{other: true}
+			continue
+		} else if l != nil {
 			_, epoch := l.Owner()
 			o := observed{running: true, hasSeed: true, hasLog: true, started: true, pending: l.Pending().GetShard(), serving: l.Serving(), epoch: epoch}
 			m.mu.Lock()
@@ -355,6 +395,8 @@ func (m *Manager) perform(ctx context.Context, a action) error {
 		return m.confirm(ctx, a.shard)
 	case start:
 		return m.start(ctx, a)
+	case retire:
+		return m.retire(ctx, a)
 	case done:
 		r, ok := m.Replica(a.shard)
 		if !ok {
@@ -442,12 +484,17 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		if desc, err = m.current(ctx, a.shard, a.replica); desc == nil || err != nil {
 			return err
 		}
-		rc.Initial = make(map[uint64]uint64, len(desc.Initial))
-		for _, r := range desc.Initial {
-			rc.Initial[r.Replica] = r.Member
+		if a.join {
+			// It was added as non-voting, and stays configured so for ever.
+			rc.Join, rc.NonVoting, rc.QuickFirstElection = true, true, false
+		} else {
+			rc.Initial = make(map[uint64]uint64, len(desc.Initial))
+			for _, r := range desc.Initial {
+				rc.Initial[r.Replica] = r.Member
+			}
+			// A group of the bootstrap has nobody to wait for but its first replica.
+			rc.QuickFirstElection = a.campaign || (desc.Parent == 0 && desc.Initial[0].Replica == a.replica)
 		}
-		// A group of the bootstrap has nobody to wait for but its first replica.
-		rc.QuickFirstElection = a.campaign || (desc.Parent == 0 && desc.Initial[0].Replica == a.replica)
 		// A directory without a store tells a crash in the first start, which is
 		// resumed, from a store that was lost.
 		if err := m.disk.makeStore(a.shard, a.replica); err != nil {
@@ -456,7 +503,7 @@ func (m *Manager) start(ctx context.Context, a action) error {
 	}
 	r, err := shard.New(shard.Config{
 		Member: m.cfg.Member, Incarnation: m.cfg.Incarnation,
-		Shard: a.shard, Replica: a.replica, Descriptor: desc,
+		Shard: a.shard, Replica: a.replica, Descriptor: desc, Joined: !began(desc, a.replica),
 		Engine: m.cfg.Engine, Dir: m.disk.store(a.shard, a.replica),
 		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Txns: m.cfg.Txns,
 		OnPending:   func(uint64, *kvdpb.Descriptor) { m.Wake() },

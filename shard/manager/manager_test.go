@@ -18,6 +18,7 @@ type fakePlacement struct {
 
 func (p *fakePlacement) Shards() []*kvdpb.Descriptor   { return p.shards }
 func (p *fakePlacement) Sequencer() uint64             { return 0 }
+func (p *fakePlacement) OwnersFollow() bool            { return true }
 func (p *fakePlacement) Compacted() int64              { return 0 }
 func (p *fakePlacement) Barrier(context.Context) error { return nil }
 
@@ -27,7 +28,7 @@ func (p *fakePlacement) Update(_ context.Context, c *kvdpb.PlacementCommand) (*k
 }
 
 // noRaft knows no replica.
-type noRaft struct{}
+type noRaft struct{ Raft }
 
 func (noRaft) StartReplica(multiraft.ReplicaConfig, func() multiraft.StateMachine) error { return nil }
 func (noRaft) StopReplica(context.Context, uint64, uint64) error                         { return nil }

@@ -42,6 +42,32 @@ func StoreDir(dir string, shard, replica uint64) string {
 	return filepath.Join(dir, fmt.Sprintf("%d-%d", shard, replica))
 }
 
+// stores lists the replicas that have a store.
+func (d *disk) stores() (map[place]bool, error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, fmt.Errorf("read directory of the shards: %w", err)
+	}
+	found := map[place]bool{}
+	for _, e := range entries {
+		var p place
+		if n, err := fmt.Sscanf(e.Name(), "%d-%d", &p.shard, &p.replica); err != nil || n != 2 || d.store(p.shard, p.replica) != filepath.Join(d.dir, e.Name()) {
+			continue
+		}
+		found[p] = true
+	}
+	return found, nil
+}
+
+// removeStore removes a replica's store. A crash may leave some of it, which the
+// next start finds.
+func (d *disk) removeStore(shard, replica uint64) error {
+	if err := os.RemoveAll(d.store(shard, replica)); err != nil {
+		return fmt.Errorf("remove the store of replica %d of shard %d: %w", replica, shard, err)
+	}
+	return durable.SyncDir(d.dir)
+}
+
 func (d *disk) hasStore(shard, replica uint64) (bool, error) {
 	return exists(d.store(shard, replica))
 }

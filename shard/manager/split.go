@@ -75,7 +75,7 @@ func (m *Manager) reserve(ctx context.Context, id uint64, r *shard.Replica) (rel
 			m.mu.Unlock()
 			return nil, shard.ErrClosed
 		}
-		if !m.mu.busy[id] && r.Pending() == nil {
+		if !m.mu.busy[id] && r.Pending() == nil && !m.reshaped(id) {
 			m.mu.busy[id] = true
 			m.mu.Unlock()
 			return func() { m.free(id) }, nil
@@ -86,6 +86,9 @@ func (m *Manager) reserve(ctx context.Context, id uint64, r *shard.Replica) (rel
 		case <-m.ctx.Done():
 			return nil, shard.ErrClosed
 		case <-ctx.Done():
+			if m.reshaped(id) {
+				return nil, status.Errorf(codes.Unavailable, "kvd: replicas of shard %d are being added or removed", id)
+			}
 			if p := r.Pending(); p != nil {
 				return nil, status.Errorf(codes.Unavailable,
 					"kvd: shard %d is still being split into shard %d: not every replica of that holds its data yet (is a member down?)", id, p.GetShard())
@@ -93,6 +96,16 @@ func (m *Manager) reserve(ctx context.Context, id uint64, r *shard.Replica) (rel
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// reshaped tells whether replicas of a shard are being added or removed.
+func (m *Manager) reshaped(id uint64) bool {
+	for _, d := range m.cfg.Placement.Shards() {
+		if d.Shard == id {
+			return changing(d)
+		}
+	}
+	return false
 }
 
 // split reserves the child in placement and lets the owner log the split.

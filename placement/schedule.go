@@ -1,0 +1,270 @@
+package placement
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+	"go.uber.org/zap"
+)
+
+// Schedule decides which changes of replicas to begin now. It is pure: what it is
+// shown decides. alive tells whether a member is connected.
+//
+// In this order: a replica on a departed member that is dead is taken out, if a
+// majority of the others is alive; a shard that has too few replicas gets one; a
+// replica on a departing member moves, or is taken out where it can move nowhere;
+// a shard that has too many loses one; and while there is nothing of that to do,
+// replicas move from members that have two more than others.
+//
+// A dead replica is taken out before a new one comes, because a group of three
+// with one dead survives no more losses than a group of two; and it could not
+// vouch for the newcomer's snapshot.
+//
+// Each shard has one change at a time, the cluster has at most Settings.MaxChanges.
+// Balancing needs a difference of two, so that it never undoes what it did.
+func Schedule(v *View, alive func(member uint64) bool) []*kvdpb.PlacementCommand {
+	s := newSchedule(v, alive)
+	if s.budget <= 0 {
+		return nil
+	}
+	if orDefault(v.Settings.Repair, true) {
+		s.repair()
+	}
+	if orDefault(v.Settings.BalanceReplicas, true) && len(s.commands) == 0 && s.changing == 0 {
+		s.balance()
+	}
+	return s.commands
+}
+
+type schedule struct {
+	view  *View
+	alive func(uint64) bool
+	// members are those that may get replicas, by id.
+	members []*kvdpb.Member
+	// load counts the replicas of each member, those that are on their way included.
+	load map[uint64]int
+	// target is how many replicas a shard shall have.
+	target   int
+	changing int
+	budget   int
+	commands []*kvdpb.PlacementCommand
+}
+
+func newSchedule(v *View, alive func(uint64) bool) *schedule {
+	s := &schedule{view: v, alive: alive, load: map[uint64]int{}}
+	for _, m := range v.Members {
+		if !m.Learner && m.Name != "" {
+			s.members = append(s.members, m)
+			s.load[m.Id] = 0
+		}
+	}
+	s.target = min(int(orDefault(v.Settings.Replicas, defaultReplicas)), len(s.members))
+	for _, d := range v.Map.byID {
+		if changing(d) != nil {
+			s.changing++
+		}
+		for _, r := range d.Replicas {
+			if !r.Leaving {
+				s.load[r.Member]++
+			}
+		}
+	}
+	s.budget = int(orDefault(v.Settings.MaxChanges, defaultMaxChanges)) - s.changing
+	return s
+}
+
+// settled lists the shards whose replicas may change now: those with the fewest
+// replicas that can be counted on first.
+func (s *schedule) settled() []*kvdpb.Descriptor {
+	splitting := map[uint64]bool{}
+	for _, d := range s.view.Map.byID {
+		if d.Parent != 0 && (d.Phase == kvdpb.Descriptor_SEEDING || unseeded(d)) {
+			splitting[d.Parent] = true
+		}
+	}
+	var all []*kvdpb.Descriptor
+	for _, d := range s.view.Map.live {
+		if changing(d) == nil && !splitting[d.Shard] {
+			all = append(all, d)
+		}
+	}
+	sound := func(d *kvdpb.Descriptor) int {
+		n := 0
+		for _, r := range d.Replicas {
+			if s.view.Member(r.Member) != nil && s.alive(r.Member) {
+				n++
+			}
+		}
+		return n
+	}
+	slices.SortStableFunc(all, func(a, b *kvdpb.Descriptor) int {
+		return cmp.Or(cmp.Compare(sound(a), sound(b)), cmp.Compare(a.Shard, b.Shard))
+	})
+	return all
+}
+
+func unseeded(d *kvdpb.Descriptor) bool {
+	return slices.ContainsFunc(d.Replicas, func(r *kvdpb.Replica) bool {
+		return !r.Joining && !slices.Contains(d.Seeded, r.Member)
+	})
+}
+
+func (s *schedule) repair() {
+	for _, d := range s.settled() {
+		if len(s.commands) == s.budget {
+			return
+		}
+		s.repairShard(d)
+	}
+}
+
+func (s *schedule) repairShard(d *kvdpb.Descriptor) {
+	var departing *kvdpb.Replica
+	staying := 0
+	for _, r := range d.Replicas {
+		if s.view.Member(r.Member) != nil {
+			staying++
+			continue
+		}
+		if departing == nil || (s.alive(departing.Member) && !s.alive(r.Member)) {
+			departing = r
+		}
+	}
+	if departing != nil && !s.alive(departing.Member) {
+		if s.survives(d, departing) {
+			s.remove(d, departing)
+		}
+		return
+	}
+	to := s.lightest(d)
+	switch {
+	case staying < s.target && to != nil:
+		// The departing one, if there is one, leaves when this one votes.
+		s.add(d, to, departing)
+	case departing != nil && staying > 0:
+		s.remove(d, departing)
+	case departing == nil && staying > s.target && s.target > 0:
+		s.remove(d, s.heaviest(d))
+	}
+}
+
+// survives tells whether a majority of the replicas without r is alive.
+func (s *schedule) survives(d *kvdpb.Descriptor, r *kvdpb.Replica) bool {
+	rest, up := 0, 0
+	for _, o := range d.Replicas {
+		if o == r {
+			continue
+		}
+		rest++
+		if s.alive(o.Member) {
+			up++
+		}
+	}
+	return up > rest/2
+}
+
+// lightest is the member with the fewest replicas among those that can take one
+// of the shard.
+func (s *schedule) lightest(d *kvdpb.Descriptor) *kvdpb.Member {
+	var best *kvdpb.Member
+	for _, m := range s.members {
+		has := slices.ContainsFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == m.Id })
+		if !has && s.alive(m.Id) && (best == nil || s.load[m.Id] < s.load[best.Id]) {
+			best = m
+		}
+	}
+	return best
+}
+
+// heaviest is the replica of the shard whose member has the most replicas; a dead
+// member's comes first.
+func (s *schedule) heaviest(d *kvdpb.Descriptor) *kvdpb.Replica {
+	var worst *kvdpb.Replica
+	weight := func(r *kvdpb.Replica) int {
+		if !s.alive(r.Member) {
+			return 1 << 30
+		}
+		return s.load[r.Member]
+	}
+	for _, r := range d.Replicas {
+		if worst == nil || weight(r) > weight(worst) {
+			worst = r
+		}
+	}
+	return worst
+}
+
+// balance moves replicas from members that have at least two more than others.
+func (s *schedule) balance() {
+	for _, d := range s.settled() {
+		if len(s.commands) == s.budget {
+			return
+		}
+		to := s.lightest(d)
+		from := s.heaviest(d)
+		if to == nil || from == nil || s.view.Member(from.Member) == nil || !s.alive(from.Member) || len(d.Replicas) != s.target {
+			continue
+		}
+		if s.load[from.Member]-s.load[to.Id] >= 2 {
+			s.add(d, to, from)
+		}
+	}
+}
+
+func (s *schedule) add(d *kvdpb.Descriptor, to *kvdpb.Member, replaces *kvdpb.Replica) {
+	c := &kvdpb.AddReplica{Shard: d.Shard, Config: d.Config, Member: to.Id}
+	s.load[to.Id]++
+	if replaces != nil {
+		c.Replaces = replaces.Replica
+		s.load[replaces.Member]--
+	}
+	s.commands = append(s.commands, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_AddReplica{AddReplica: c}})
+}
+
+func (s *schedule) remove(d *kvdpb.Descriptor, r *kvdpb.Replica) {
+	s.load[r.Member]--
+	s.commands = append(s.commands, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RemoveReplica{
+		RemoveReplica: &kvdpb.RemoveReplica{Shard: d.Shard, Config: d.Config, Replica: r.Replica}}})
+}
+
+// scheduleEvery is how often the scheduler looks for what no news announces:
+// members that are lost or come back.
+const scheduleEvery = 500 * time.Millisecond
+
+// runScheduler begins what Schedule decides, while this member is the sequencer.
+func (n *Node) runScheduler() {
+	if n.cfg.Alive == nil {
+		return
+	}
+	tick := time.NewTicker(scheduleEvery)
+	defer tick.Stop()
+	for {
+		changed := n.next()
+		if n.Serving() {
+			n.schedule()
+		}
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *Node) schedule() {
+	for _, cmd := range Schedule(n.View(), n.cfg.Alive) {
+		ctx, cancel := context.WithTimeout(n.ctx, 2*n.cfg.Election)
+		_, err := n.Update(ctx, cmd)
+		cancel()
+		if err != nil {
+			// Decided on a view that has passed; the next one decides again.
+			n.log.Debug("placement: a change of replicas was not begun", zap.Error(err))
+			return
+		}
+		n.log.Info("placement: begins a change of replicas", zap.Stringer("command", cmd))
+	}
+}
