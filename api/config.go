@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/backup"
+	"github.com/kvd-io/kvd/lease"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
 	"github.com/kvd-io/kvd/watch"
@@ -30,6 +31,16 @@ type Router interface {
 	Shards(ctx context.Context) (infos []router.ShardInfo, version uint64, err error)
 	Shard(ctx context.Context, id uint64) (router.ShardInfo, error)
 	Split(ctx context.Context, key []byte) (left, right *kvdpb.Descriptor, err error)
+}
+
+// Leases is the member's part in the cluster's leases. *lease.Manager is one.
+type Leases interface {
+	Grant(ctx context.Context, id, ttl int64) (lease.Info, error)
+	KeepAlive(ctx context.Context, id int64) (lease.Info, error)
+	Describe(ctx context.Context, id int64) (lease.Info, error)
+	Keys(ctx context.Context, id int64) ([][]byte, error)
+	List(ctx context.Context) (all []lease.Info, revision int64, err error)
+	Revoke(ctx context.Context, id int64) (revision int64, err error)
 }
 
 // Watcher is the watch hub. *watch.Hub is one.
@@ -101,6 +112,7 @@ type Config struct {
 	Member  uint64
 	Router  Router
 	Watcher Watcher
+	Leases  Leases
 	Cluster Cluster
 	Storage func() Storage
 	// Membership changes the members of Cluster.
@@ -165,8 +177,8 @@ func (c *Config) fill() error {
 	if c.Member == 0 {
 		errs = append(errs, errors.New("api: member id is zero"))
 	}
-	if c.Router == nil || c.Watcher == nil || c.Cluster == nil || c.Membership == nil || c.Storage == nil {
-		errs = append(errs, errors.New("api: Router, Watcher, Cluster, Membership and Storage are needed"))
+	if c.Router == nil || c.Watcher == nil || c.Leases == nil || c.Cluster == nil || c.Membership == nil || c.Storage == nil {
+		errs = append(errs, errors.New("api: Router, Watcher, Leases, Cluster, Membership and Storage are needed"))
 	}
 	for _, p := range c.Ports {
 		if p.Secure && c.TLS == nil {

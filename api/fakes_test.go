@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"net"
 	"slices"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvd-io/kvd/lease"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -301,7 +302,7 @@ func newFixture(t testing.TB, edit func(*Config)) *fixture {
 	require.NoError(t, err)
 	f.addr = l.Addr().String()
 	cfg := Config{
-		Member: 5, Router: f.router, Watcher: f.hub, Cluster: f.cluster, Membership: &fakeMembership{},
+		Member: 5, Router: f.router, Watcher: f.hub, Leases: noLeases{}, Cluster: f.cluster, Membership: &fakeMembership{},
 		Storage:         func() Storage { return Storage{DiskBytes: 100, LiveBytes: 50, Applied: 30, Revision: 20} },
 		Ports:           []Port{{Listener: l, GRPC: true, HTTP: true}},
 		ElectionTimeout: 20 * time.Millisecond, RequestTimeout: time.Second,
@@ -320,4 +321,29 @@ func newFixture(t testing.TB, edit func(*Config)) *fixture {
 		t.Cleanup(func() { _ = f.client.Close() })
 	}
 	return f
+}
+
+// noLeases is a cluster without leases.
+type noLeases struct{}
+
+func (noLeases) Grant(context.Context, int64, int64) (lease.Info, error) {
+	return lease.Info{}, rpctypes.ErrGRPCLeaseExist
+}
+
+func (noLeases) KeepAlive(context.Context, int64) (lease.Info, error) {
+	return lease.Info{}, rpctypes.ErrGRPCLeaseNotFound
+}
+
+func (noLeases) Describe(context.Context, int64) (lease.Info, error) {
+	return lease.Info{}, rpctypes.ErrGRPCLeaseNotFound
+}
+
+func (noLeases) Keys(context.Context, int64) ([][]byte, error) {
+	return nil, rpctypes.ErrGRPCLeaseNotFound
+}
+
+func (noLeases) List(context.Context) ([]lease.Info, int64, error) { return nil, 20, nil }
+
+func (noLeases) Revoke(context.Context, int64) (int64, error) {
+	return 0, rpctypes.ErrGRPCLeaseNotFound
 }

@@ -153,6 +153,7 @@ func (s *Server) register() {
 		pb.RegisterAuthServer(s.grpc, &authServer{headers: h, auth: s.cfg.Auth, storage: s.cfg.Storage})
 	}
 	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher, meters: &s.meters.watches, permits: s.permits, streams: s.watches})
+	pb.RegisterLeaseServer(s.grpc, &leaseServer{headers: h, leases: s.cfg.Leases, guard: s.cfg.Guard, stopping: s.ctx})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{headers: h, membership: s.cfg.Membership})
 	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{
 		headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, guard: s.cfg.Guard, timeout: s.cfg.RequestTimeout,

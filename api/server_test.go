@@ -213,12 +213,8 @@ func TestClusterAndMaintenance(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, alarms.Alarms)
 
-	for name, call := range map[string]func() error{
-		"grant": func() error { _, err := f.client.Grant(ctx, 5); return err },
-		"auth":  func() error { _, err := f.client.AuthEnable(ctx); return err },
-	} {
-		require.Equal(t, codes.Unimplemented, status.Code(call()), name)
-	}
+	_, err = f.client.AuthEnable(ctx)
+	require.Equal(t, codes.Unimplemented, status.Code(err))
 	check, err := healthpb.NewHealthClient(f.client.ActiveConnection()).Check(ctx, &healthpb.HealthCheckRequest{})
 	require.NoError(t, err)
 	require.Equal(t, healthpb.HealthCheckResponse_SERVING, check.Status)
@@ -343,6 +339,6 @@ func TestSlowRequestsAreLogged(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	_, err := New(Config{Ports: []Port{{Secure: true, Listener: closedListener(t)}}})
 	require.ErrorContains(t, err, "member id is zero")
-	require.ErrorContains(t, err, "Router, Watcher, Cluster, Membership and Storage")
+	require.ErrorContains(t, err, "Router, Watcher, Leases, Cluster, Membership and Storage")
 	require.ErrorContains(t, err, "secure port without TLS")
 }

@@ -13,8 +13,6 @@ func unimplemented(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
 	switch service {
-	case "etcdserverpb.Lease":
-		return status.Errorf(codes.Unimplemented, "kvd: leases are not supported yet (%s)", name)
 	case "v3lockpb.Lock", "v3electionpb.Election":
 		return status.Errorf(codes.Unimplemented, "kvd: %s is not supported yet (%s)", service, name)
 	}

@@ -86,6 +86,10 @@ func (b *Batch) Put(rev, sub int64, e *Effect) {
 		return
 	}
 
+	if b.err = b.index(e); b.err != nil {
+		return
+	}
+
 	switch {
 	case e.Tombstone:
 		b.changes = append(b.changes, liveChange{rev: rev, key: e.Key, delta: -1})
@@ -162,6 +166,9 @@ func (b *Batch) DropSpan(span keyspace.Span) {
 	}
 	span = span.Clone()
 	b.err = b.b.DeleteRange(appendPrefix(nil, span.Start), appendPrefix(nil, span.End), nil)
+	if b.err == nil {
+		b.err = b.dropLeased(span)
+	}
 	b.meta.drops++
 	b.drops = append(b.drops, sweep{span: span, upto: b.meta.last, drop: b.meta.drops})
 }

@@ -17,10 +17,13 @@ import (
 //	0x02 name 0x00 revision 0x09        a version of an internal key
 //	0x04 revision sub 0x00              a row of the revision index
 //	0x05 name 0x00                      the store's own records
+//	0x06 lease key 0x00                 a row of the lease index
 const (
 	localPrefix = 0x00
 	indexPrefix = 0x04
 	storePrefix = 0x05
+	leasePrefix = 0x06
+	rowsEnd     = 0x07
 
 	terminator  = 0x00
 	revisionLen = 8

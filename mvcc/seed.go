@@ -50,7 +50,7 @@ func (e *Engine) Seed(dir string, parent *Store, keep keyspace.Span, last int64,
 	}
 	spans := []pebble.CheckpointSpan{
 		{Start: appendPrefix(nil, keep.Start), End: appendPrefix(nil, keep.End)},
-		{Start: []byte{indexPrefix, terminator}, End: []byte{storePrefix + 1, terminator}},
+		{Start: []byte{indexPrefix, terminator}, End: []byte{rowsEnd, terminator}},
 	}
 	return parent.checkpoint(dir, spans, func(partial string) error {
 		return e.trim(partial, keep, last, local)
@@ -122,6 +122,9 @@ func (e *Engine) trim(dir string, keep keyspace.Span, last int64, local map[stri
 	}
 	if err := s.trimIndex(keep); err != nil {
 		return fmt.Errorf("mvcc: trim seed's revision index: %w", err)
+	}
+	if err := s.trimLeased(keep); err != nil {
+		return fmt.Errorf("mvcc: trim seed's lease index: %w", err)
 	}
 	return s.Flush()
 }

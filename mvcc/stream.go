@@ -232,6 +232,8 @@ func (f *frameReader) check(key, value []byte) error {
 		if _, _, ok = decodeIndexKey(key); ok {
 			_, _, ok = decodeIndexValue(value)
 		}
+	case len(key) > 0 && key[0] == leasePrefix:
+		_, _, ok = decodeLeaseKey(key)
 	case keyspace.Valid(key):
 		var mod int64
 		if _, mod, ok = decodeVersionKey(key); ok {

@@ -21,6 +21,9 @@ type Effect struct {
 	Version int64
 	// Lease is the lease that the key is attached to, 0 for none.
 	Lease int64
+	// Detach is the lease that the key's version before was attached to and the
+	// new one is not, 0 for none. It keeps the lease index exact.
+	Detach int64
 	// Tombstone marks a deletion.
 	Tombstone bool
 }

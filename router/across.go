@@ -58,6 +58,9 @@ type shardPart struct {
 	reads, heads [][]byte
 	values       map[string]*kvdpb.PartValue
 	headOnly     map[string]bool
+	// leases are those that keys of the part may be attached to, attachable those
+	// of them that are there.
+	leases, attachable []int64
 
 	epoch   uint64
 	latched bool
@@ -238,7 +241,7 @@ func (a *across) request(p *shardPart) *kvdpb.PartRequest {
 func (a *across) latch(ctx context.Context) error {
 	for _, p := range a.parts {
 		m := a.request(p)
-		m.Step = &kvdpb.PartRequest_Latch{Latch: &kvdpb.PartLatch{Spans: p.spans, Reads: p.reads, Heads: p.heads}}
+		m.Step = &kvdpb.PartRequest_Latch{Latch: &kvdpb.PartLatch{Spans: p.spans, Reads: p.reads, Heads: p.heads, Leases: p.leases}}
 		reply, err := a.r.part(ctx, p.hull, m, true)
 		if err != nil {
 			return err
@@ -256,6 +259,7 @@ func (a *across) latch(ctx context.Context) error {
 				p.values[key], p.headOnly[key] = v, true
 			}
 		}
+		p.attachable = reply.GetLeases()
 		a.r.across.Lock()
 		p.epoch, p.latched = reply.GetEpoch(), true
 		a.r.across.Unlock()
@@ -321,7 +325,8 @@ func (a *across) evaluate(ctx context.Context) (*eval.Result, error) {
 		}
 		p.used = true
 		p.effects = append(p.effects, &kvdpb.KeyEffect{
-			Key: e.Key, Value: e.Value, Create: e.Create, Version: e.Version, Lease: e.Lease, Tombstone: e.Tombstone, Sub: int64(i),
+			Key: e.Key, Value: e.Value, Create: e.Create, Version: e.Version, Lease: e.Lease, Detach: e.Detach,
+			Tombstone: e.Tombstone, Sub: int64(i),
 		})
 	}
 	a.narrow()

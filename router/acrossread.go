@@ -3,6 +3,7 @@ package router
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -46,6 +47,7 @@ func (a *across) wants(req *pb.TxnRequest) {
 				} else {
 					head(q.Key)
 				}
+				a.wantsLease(m.RequestPut)
 			case *pb.RequestOp_RequestDeleteRange:
 				if q := m.RequestDeleteRange; len(q.RangeEnd) == 0 {
 					if q.PrevKv {
@@ -61,9 +63,22 @@ func (a *across) wants(req *pb.TxnRequest) {
 	}
 }
 
+// wantsLease notes the lease that a put may attach its key to.
+func (a *across) wantsLease(req *pb.PutRequest) {
+	if p := a.partOf(keyspace.User(req.Key)); p != nil && req.Lease != 0 && !slices.Contains(p.leases, req.Lease) {
+		p.leases = append(p.leases, req.Lease)
+	}
+}
+
 // latchedParts reads what the latches of an attempt protect. It is an
 // eval.Reader for one goroutine.
 type latchedParts struct{ a *across }
+
+// Attachable implements eval.Attacher.
+func (l *latchedParts) Attachable(lease int64, key []byte) bool {
+	p := l.a.partOf(key)
+	return p != nil && slices.Contains(p.attachable, lease)
+}
 
 func (l *latchedParts) known(key []byte) (*shardPart, *kvdpb.PartValue, error) {
 	p := l.a.partOf(key)

@@ -19,6 +19,7 @@ import (
 // port.
 func (r *Router) Register(s grpc.ServiceRegistrar) {
 	kvdpb.RegisterShardsServer(s, &bulkServer{r: r})
+	kvdpb.RegisterLeasesServer(s, &leaseServer{r: r})
 }
 
 // bulkServer serves the bulk calls of other members.

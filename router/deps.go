@@ -31,6 +31,8 @@ type Replica interface {
 	// with ErrStaleView where, in the very snapshot that it opens, the generation
 	// is not the given one (0: any) or history that rev needs has been collected.
 	View(ctx context.Context, generation, applied uint64, rev int64) (View, error)
+	// Lease carries out a step about a client lease at the owner.
+	Lease(ctx context.Context, call *kvdpb.LeaseCall) (*kvdpb.LeaseAnswer, error)
 	// Status is what the replica reports of itself.
 	Status() *kvdpb.ReplicaStatus
 }

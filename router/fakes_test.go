@@ -399,6 +399,10 @@ func (r *fakeReplica) Owner() (member, epoch uint64) {
 	return r.s.owner, r.s.epoch
 }
 
+func (r *fakeReplica) Lease(context.Context, *kvdpb.LeaseCall) (*kvdpb.LeaseAnswer, error) {
+	return nil, errNoReplica
+}
+
 func (r *fakeReplica) Status() *kvdpb.ReplicaStatus {
 	r.m.w.mu.Lock()
 	defer r.m.w.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	"github.com/kvd-io/kvd/api"
 	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/backup"
+	"github.com/kvd-io/kvd/lease"
 	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/mvcc"
@@ -59,6 +60,7 @@ type Member struct {
 	placement *placement.Node
 	hub       *watch.Hub
 	manager   *manager.Manager
+	leases    *lease.Manager
 	router    *router.Router
 	auth      *auth.Service
 	backup    *backup.Saver

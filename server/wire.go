@@ -4,11 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/kvd-io/kvd/api"
+	"github.com/kvd-io/kvd/auth"
+	"github.com/kvd-io/kvd/lease"
 	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
+	"github.com/kvd-io/kvd/server/config"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/manager"
 	"github.com/kvd-io/kvd/watch"
@@ -29,10 +35,15 @@ func (m *Member) wire() error {
 	})
 	m.onClose(m.hub.Close)
 	m.hub.RegisterFeed(m.mesh.Registrar())
+	m.leases = lease.New(lease.Config{
+		Router: leaseRouter{m}, MinTTL: minLeaseTTL(m.cfg), RequestTimeout: m.cfg.RequestTimeout(), Logger: m.log.Named("lease"),
+	})
+	m.onClose(m.leases.Close)
+	m.auth.SetLeaseKeys(m.leaseKeys)
 	m.manager, err = manager.New(manager.Config{
 		Member: m.id.member, Incarnation: m.id.incarnation, Dir: m.dir.Join(manager.Dir), Engine: m.engine,
 		Raft: m.host, Bind: func(id uint64) shard.Raft { return shard.Bind(m.host, id) },
-		Placement: placementView{m.placement}, Sequencer: seq, Sink: m.hub, Txns: txns{m},
+		Placement: placementView{m.placement}, Sequencer: seq, Sink: m.hub, Txns: txns{m}, Leases: lease.Shards{Manager: m.leases},
 		Alive: m.alive, Ask: m.askReplica,
 		Changed: func(id uint64) { m.router.OwnerChanged(id) },
 		Logger:  m.log.Named("shard"),
@@ -135,6 +146,25 @@ type resolver struct{ m *Member }
 
 func (r resolver) Resolve(ctx context.Context, revision int64, shards []uint64, answer func(shard.Resolved)) {
 	r.m.router.Resolve(ctx, revision, shards, answer)
+}
+
+// leaseRouter is the router, which is made after the lease manager.
+type leaseRouter struct{ m *Member }
+
+func (r leaseRouter) Lease(ctx context.Context, key []byte, call *kvdpb.LeaseCall) (*kvdpb.LeaseAnswer, bool, error) {
+	return r.m.router.Lease(ctx, key, call)
+}
+
+// Txn deletes what was attached to a lease: whoever may attach keys to a lease or
+// revoke it was asked for permission then.
+func (r leaseRouter) Txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	return r.m.router.Txn(auth.Exempt(ctx), req)
+}
+
+// minLeaseTTL is etcd's: one and a half election timeouts, counted in heartbeats.
+func minLeaseTTL(cfg *config.Config) time.Duration {
+	ticks := cfg.ElectionTimeout / cfg.HeartbeatInterval
+	return 3 * ticks / 2 * cfg.HeartbeatInterval
 }
 
 // storage adds up this member's replicas.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 
+	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard/command"
 	"github.com/kvd-io/kvd/shard/ownership"
@@ -102,6 +103,30 @@ func (s *state) check(c *kvdpb.ShardCommand) Rejection {
 		if s.pending == nil || s.pending.GetShard() != cmd.SplitDone.GetChild() {
 			return NoSuchSplit
 		}
+	case *kvdpb.ShardCommand_Leases:
+		return s.checkLeases(cmd.Leases)
+	}
+	return Accepted
+}
+
+// checkLeases rejects what is not the next of its epoch, or about a lease whose
+// record another shard holds.
+func (s *state) checkLeases(c *kvdpb.ShardLeases) Rejection {
+	if r := s.ownership.CheckServing(c.GetEpoch()); r != ownership.None {
+		return Rejection(r)
+	}
+	if c.GetSeq() != s.leaseSeq {
+		return OutOfSequence
+	}
+	for _, l := range c.GetSet() {
+		if !s.span.Contains(keyspace.Lease(l.GetId())) {
+			return OutsideSpan
+		}
+	}
+	for _, id := range c.GetDrop() {
+		if !s.span.Contains(keyspace.Lease(id)) {
+			return OutsideSpan
+		}
 	}
 	return Accepted
 }
@@ -162,6 +187,7 @@ func (s *state) apply(c *kvdpb.ShardCommand) (direct bool) {
 		s.initialized = true
 	case *kvdpb.ShardCommand_Claim:
 		_, direct = s.ownership.ApplyClaim(cmd.Claim)
+		s.leaseSeq = 0
 	case *kvdpb.ShardCommand_Serving:
 		s.ownership.ApplyServing(cmd.Serving.GetEpoch())
 	case *kvdpb.ShardCommand_Release:
@@ -170,6 +196,8 @@ func (s *state) apply(c *kvdpb.ShardCommand) (direct bool) {
 		s.applySplit(cmd.Split)
 	case *kvdpb.ShardCommand_SplitDone:
 		s.pending, s.pendingRevision = nil, 0
+	case *kvdpb.ShardCommand_Leases:
+		s.leaseSeq++
 	}
 	return direct
 }

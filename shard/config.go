@@ -1,13 +1,16 @@
 package shard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kvd-io/kvd/mvcc"
+	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
@@ -43,6 +46,10 @@ type Config struct {
 	// are called from the apply goroutine and must not block.
 	OnPending   func(parent uint64, child *kvdpb.Descriptor)
 	OnSplitDone func(parent, child uint64)
+
+	// Leases is the rest of the cluster as client leases need it; nil where there
+	// are none.
+	Leases Leases
 
 	// OnOwner is called when the replica begins or ends to serve. It must not
 	// block.
@@ -93,6 +100,9 @@ func (c *Config) fill() error {
 	if c.Sink == nil {
 		c.Sink = noSink{}
 	}
+	if c.Leases == nil {
+		c.Leases = noLeases{}
+	}
 	if c.OnPending == nil {
 		c.OnPending = func(uint64, *kvdpb.Descriptor) {}
 	}
@@ -130,6 +140,15 @@ func (c *Config) fill() error {
 func cloneDescriptor(d *kvdpb.Descriptor) *kvdpb.Descriptor {
 	return proto.Clone(d).(*kvdpb.Descriptor)
 }
+
+// noLeases knows no lease.
+type noLeases struct{}
+
+func (noLeases) Register(context.Context, int64, keyspace.Span) error {
+	return rpctypes.ErrGRPCLeaseNotFound
+}
+func (noLeases) Revoke(int64) {}
+func (noLeases) Expired()     {}
 
 // noSink drops everything.
 type noSink struct{}

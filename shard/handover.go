@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
@@ -27,6 +29,10 @@ func (r *Replica) Release(ctx context.Context, to uint64) error {
 	t := r.tenure.Load()
 	if t == nil || !t.serves() {
 		return nil
+	}
+	if err := t.lessor.drain(ctx); err != nil {
+		// Their next owner counts from the checkpoints before.
+		r.log.Info("leases could not be checkpointed before the hand-over", zap.Error(err))
 	}
 	if err := t.pipeline.drain(ctx); err != nil {
 		// Some writes are in flight. A claim of the next epoch takes them over.

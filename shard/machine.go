@@ -371,6 +371,9 @@ func (m *machine) stage(staged *mvcc.Batch, c *kvdpb.ShardCommand) error {
 	case *kvdpb.ShardCommand_SplitDone:
 		staged.DropSpan(spanOf(m.pending))
 		m.dropSeeded(staged)
+		return dropLeases(staged, m.r.store.Load(), spanOf(m.pending))
+	case *kvdpb.ShardCommand_Leases:
+		return stageLeases(staged, cmd.Leases)
 	case *kvdpb.ShardCommand_Compact:
 		staged.SetCompactRevision(cmd.Compact.GetRevision())
 	}

@@ -134,7 +134,7 @@ func (x *parts) init(t *tenure, state *txnTable) {
 	for id, prepared := range state.prepared {
 		p := &part{x: x, id: id, phase: partPrepared, prepared: prepared}
 		p.w = write{r: t.r, t: t}
-		p.setSpans(prepared.GetSpans())
+		p.setSpans(prepared.GetSpans(), prepared.GetLeases())
 		// They were held side by side before, and nobody else holds any yet.
 		if t.latches.Acquire(&p.w.guard, p.w.latches, p) != latch.Granted {
 			t.r.log.DPanic("latches of prepared transactions conflict")
@@ -144,12 +144,14 @@ func (x *parts) init(t *tenure, state *txnTable) {
 	}
 }
 
-func (p *part) setSpans(spans []*kvdpb.KeySpan) {
+func (p *part) setSpans(spans []*kvdpb.KeySpan, leases []int64) {
+	p.w.leases = leases
 	p.w.spans = spansOf(spans)
 	p.w.latches = make([]latch.Latch, len(spans))
 	for i, s := range spans {
 		p.w.latches[i] = latch.Latch{Span: p.w.spans[i], Write: s.GetWrite()}
 	}
+	p.w.latches = leaseLatches(p.w.latches, leases)
 }
 
 // doPart serves a step of a transaction over several shards.
@@ -240,7 +242,7 @@ func (p *part) letGo() {
 func (x *parts) doLatch(req *Request, l *kvdpb.PartLatch) {
 	p := &part{x: x, id: string(req.Part.GetTxn()), latch: l, req: req}
 	p.w = write{r: x.t.r, t: x.t, req: req}
-	p.setSpans(l.GetSpans())
+	p.setSpans(l.GetSpans(), l.GetLeases())
 	for i := range p.w.spans {
 		if p.w.spans[i].Empty() || !keyspace.All().ContainsSpan(p.w.spans[i]) {
 			req.Done(nil, rpctypes.ErrGRPCEmptyKey)
@@ -261,6 +263,18 @@ func (x *parts) doLatch(req *Request, l *kvdpb.PartLatch) {
 		req.Done(nil, err)
 		return
 	}
+	x.t.attachments.ensure(p.w.leases, p.w.spans, func(refused bool, err error) {
+		if err != nil {
+			p.refuse(err)
+			return
+		}
+		p.w.refused = refused
+		p.acquire()
+	})
+}
+
+func (p *part) acquire() {
+	x, req := p.x, p.req
 	switch x.t.latches.Acquire(&p.w.guard, p.w.latches, p) {
 	case latch.Closed:
 		p.refuse(x.t.r.notOwner())
@@ -312,6 +326,9 @@ func (p *part) begin() {
 	reply := &kvdpb.PartReply{}
 	if err == nil {
 		err = p.read(reply)
+	}
+	if err == nil {
+		err = p.attachable(reply)
 	}
 	if err != nil {
 		p.w.t.latches.Release(&p.w.guard)

@@ -61,7 +61,7 @@ func (x *parts) doPrepare(req *Request, prepared *kvdpb.Prepared) {
 	}
 	p.prepared = &kvdpb.Prepared{
 		Txn: req.Part.GetTxn(), Anchor: prepared.GetAnchor(), Spans: p.latch.GetSpans(),
-		Effects: prepared.GetEffects(), Participants: prepared.GetParticipants(),
+		Effects: prepared.GetEffects(), Participants: prepared.GetParticipants(), Leases: p.latch.GetLeases(),
 	}
 	p.phase, p.req, p.since = partPreparing, req, time.Now()
 	p.timer.Stop()

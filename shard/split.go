@@ -35,7 +35,7 @@ func (r *Replica) Split(ctx context.Context, child *kvdpb.Descriptor, generation
 	}
 	right := keyspace.Span{Start: bytes.Clone(child.GetStart()), End: bytes.Clone(child.GetEnd())}
 	c := &kvdpb.ShardSplit{Epoch: t.epoch, Child: child, Generation: generation}
-	guard, err := t.latchForSplit(ctx, right)
+	guard, err := t.latchSpan(ctx, right)
 	if err != nil {
 		return abort(err)
 	}
@@ -50,8 +50,8 @@ func (r *Replica) Split(ctx context.Context, child *kvdpb.Descriptor, generation
 	return r.proposeSplit(ctx, t, c)
 }
 
-// latchForSplit waits for the write latch of a span.
-func (t *tenure) latchForSplit(ctx context.Context, span keyspace.Span) (*latch.Guard, error) {
+// latchSpan waits for the write latch of a span.
+func (t *tenure) latchSpan(ctx context.Context, span keyspace.Span) (*latch.Guard, error) {
 	guard, granted := &latch.Guard{}, make(waitChan, 1)
 	switch t.latches.Acquire(guard, []latch.Latch{{Span: span, Write: true}}, granted) {
 	case latch.Closed:
@@ -155,6 +155,9 @@ func (r *Replica) Seed(child uint64, dir string) error {
 		return fmt.Errorf("shard %d: no split to child %d is pending", r.cfg.Shard, child)
 	}
 	local, err := s.seed()
+	if err == nil {
+		err = seedLeases(local, parent, spanOf(s.pending))
+	}
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,8 @@ type state struct {
 	// seeded by a parent that was further on.
 	lastRevision int64
 	txns         txnTable
+	// leaseSeq is the place of the epoch's next decision about leases.
+	leaseSeq uint64
 }
 
 // spanOf returns the keys that a descriptor names.
@@ -59,6 +61,7 @@ func (s *state) record() ([]byte, error) {
 		Initialized:     s.initialized,
 		Pending:         s.pending,
 		PendingRevision: s.pendingRevision,
+		LeaseSeq:        s.leaseSeq,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode shard state: %w", err)
@@ -86,6 +89,7 @@ func (s *state) load(record, progress []byte) error {
 	s.pending = m.GetPending()
 	s.pendingRevision = m.GetPendingRevision()
 	s.initialized = m.GetInitialized()
+	s.leaseSeq = m.GetLeaseSeq()
 	if progress == nil {
 		return nil
 	}

@@ -42,6 +42,9 @@ type tenure struct {
 	pipeline pipeline
 	parts    parts
 
+	lessor      *lessor
+	attachments attachments
+
 	// ctx ends with the tenure.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -72,6 +75,8 @@ func newTenure(r *Replica, o ownership.State) *tenure {
 	t.windows.current.Store(newWindow(1))
 	t.lease.t = t
 	t.readings.t = t
+	t.lessor = newLessor(t)
+	t.attachments.t = t
 	t.pipeline.init(t)
 	t.parts.init(t, &r.fsm.txns)
 	return t
@@ -83,10 +88,14 @@ func (t *tenure) over() bool { return t.phase.Load() == phaseOver }
 
 // start begins the tenure's own work.
 func (t *tenure) start() {
-	t.goroutines.Add(1)
+	t.goroutines.Add(2)
 	go func() {
 		defer t.goroutines.Done()
 		t.pipeline.run()
+	}()
+	go func() {
+		defer t.goroutines.Done()
+		t.lessor.run()
 	}()
 }
 
@@ -95,6 +104,7 @@ func (t *tenure) serve() {
 	if t.phase.CompareAndSwap(phaseWaiting, phaseServing) {
 		t.pipeline.kick()
 		t.parts.recover()
+		close(t.lessor.begun)
 		t.r.cfg.OnOwner(t.r.cfg.Shard)
 	}
 }

@@ -118,7 +118,7 @@ func (s *state) checkTransactions(c *kvdpb.ShardTransactions) Rejection {
 func effectOf(e *kvdpb.KeyEffect) mvcc.Effect {
 	return mvcc.Effect{
 		Key: e.GetKey(), Value: e.GetValue(), Create: e.GetCreate(), Version: e.GetVersion(),
-		Lease: e.GetLease(), Tombstone: e.GetTombstone(),
+		Lease: e.GetLease(), Detach: e.GetDetach(), Tombstone: e.GetTombstone(),
 	}
 }
 

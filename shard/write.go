@@ -28,6 +28,12 @@ type write struct {
 	latches []latch.Latch
 	oneSpan [1]keyspace.Span
 	one     [1]latch.Latch
+	// leases are those that keys may be attached to, see attachments. refused:
+	// some of them does not exist. attached counts the registrations that came to
+	// nothing.
+	leases   []int64
+	refused  bool
+	attached int
 	// size is what it was admitted with.
 	size   int
 	bounds eval.Bounds
@@ -71,8 +77,16 @@ func (t *tenure) doWrite(req *Request) {
 				return
 			}
 			w.bounds = eval.Bounds{Current: g.First, Compact: g.Stamp.CompactRevision}
-			w.acquire(true)
+			w.begin(true)
 		})
+		return
+	}
+	w.begin(heavy)
+}
+
+func (w *write) begin(heavy bool) {
+	if len(w.leases) > 0 {
+		w.attach(heavy)
 		return
 	}
 	w.acquire(heavy)
@@ -86,6 +100,10 @@ func (w *write) prepare() (heavy bool) {
 		w.one[0] = latch.Latch{Span: w.oneSpan[0], Write: true}
 		w.spans, w.latches = w.oneSpan[:], w.one[:]
 		w.size = len(p.Key) + len(p.Value)
+		if p.Lease != 0 {
+			w.leases = []int64{p.Lease}
+			w.latches = leaseLatches([]latch.Latch{w.one[0]}, w.leases)
+		}
 		return false
 	}
 	var touches []eval.Touch
@@ -100,6 +118,8 @@ func (w *write) prepare() (heavy bool) {
 		w.latches[i] = latch.Latch{Span: t.Span, Write: t.Write}
 		heavy = heavy || !t.Span.IsKey()
 	}
+	w.leases = leasesOf(nil, w.req.Txn)
+	w.latches = leaseLatches(w.latches, w.leases)
 	return heavy
 }
 
@@ -169,7 +189,9 @@ func (w *write) evaluate() {
 	}
 	reader.close()
 	if err != nil {
-		w.abandon(w.r.readError(err))
+		if !w.reattach(err) {
+			w.abandon(w.r.readError(err))
+		}
 		return
 	}
 	if len(w.result.Effects) == 0 {

@@ -35,6 +35,7 @@ type ShardCommand struct {
 	//	*ShardCommand_SplitDone
 	//	*ShardCommand_Compact
 	//	*ShardCommand_Transactions
+	//	*ShardCommand_Leases
 	Command       isShardCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -149,6 +150,15 @@ func (x *ShardCommand) GetTransactions() *ShardTransactions {
 	return nil
 }
 
+func (x *ShardCommand) GetLeases() *ShardLeases {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_Leases); ok {
+			return x.Leases
+		}
+	}
+	return nil
+}
+
 type isShardCommand_Command interface {
 	isShardCommand_Command()
 }
@@ -185,6 +195,10 @@ type ShardCommand_Transactions struct {
 	Transactions *ShardTransactions `protobuf:"bytes,10,opt,name=transactions,proto3,oneof"`
 }
 
+type ShardCommand_Leases struct {
+	Leases *ShardLeases `protobuf:"bytes,20,opt,name=leases,proto3,oneof"`
+}
+
 func (*ShardCommand_Init) isShardCommand_Command() {}
 
 func (*ShardCommand_Claim) isShardCommand_Command() {}
@@ -200,6 +214,8 @@ func (*ShardCommand_SplitDone) isShardCommand_Command() {}
 func (*ShardCommand_Compact) isShardCommand_Command() {}
 
 func (*ShardCommand_Transactions) isShardCommand_Command() {}
+
+func (*ShardCommand_Leases) isShardCommand_Command() {}
 
 // ShardInit is the first entry of every group. On a split-born group it fails
 // hard on a replica that has no seed.
@@ -421,8 +437,10 @@ type ShardState struct {
 	// the split did. The child begins with it, so that all its replicas do,
 	// whenever their seeds are made.
 	PendingRevision int64 `protobuf:"varint,5,opt,name=pending_revision,json=pendingRevision,proto3" json:"pending_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// lease_seq is the place of the epoch's next ShardLeases.
+	LeaseSeq      uint64 `protobuf:"varint,20,opt,name=lease_seq,json=leaseSeq,proto3" json:"lease_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardState) Reset() {
@@ -490,11 +508,18 @@ func (x *ShardState) GetPendingRevision() int64 {
 	return 0
 }
 
+func (x *ShardState) GetLeaseSeq() uint64 {
+	if x != nil {
+		return x.LeaseSeq
+	}
+	return 0
+}
+
 var File_kvdpb_shard_proto protoreflect.FileDescriptor
 
 const file_kvdpb_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x11kvdpb/shard.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\x1a\x0fkvdpb/txn.proto\"\x93\x03\n" +
+	"\x11kvdpb/shard.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\x1a\x0fkvdpb/txn.proto\x1a\x11kvdpb/lease.proto\"\xc1\x03\n" +
 	"\fShardCommand\x12&\n" +
 	"\x04init\x18\x01 \x01(\v2\x10.kvdpb.ShardInitH\x00R\x04init\x12$\n" +
 	"\x05claim\x18\x02 \x01(\v2\f.kvdpb.ClaimH\x00R\x05claim\x12*\n" +
@@ -505,7 +530,8 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"split_done\x18\x06 \x01(\v2\x15.kvdpb.ShardSplitDoneH\x00R\tsplitDone\x12/\n" +
 	"\acompact\x18\a \x01(\v2\x13.kvdpb.ShardCompactH\x00R\acompact\x12>\n" +
 	"\ftransactions\x18\n" +
-	" \x01(\v2\x18.kvdpb.ShardTransactionsH\x00R\ftransactionsB\t\n" +
+	" \x01(\v2\x18.kvdpb.ShardTransactionsH\x00R\ftransactions\x12,\n" +
+	"\x06leases\x18\x14 \x01(\v2\x12.kvdpb.ShardLeasesH\x00R\x06leasesB\t\n" +
 	"\acommand\">\n" +
 	"\tShardInit\x121\n" +
 	"\n" +
@@ -522,7 +548,7 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05child\x18\x02 \x01(\x04R\x05child\"*\n" +
 	"\fShardCompact\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xe9\x01\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\x86\x02\n" +
 	"\n" +
 	"ShardState\x121\n" +
 	"\n" +
@@ -531,7 +557,8 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"\townership\x18\x02 \x01(\v2\x10.kvdpb.OwnershipR\townership\x12 \n" +
 	"\vinitialized\x18\x03 \x01(\bR\vinitialized\x12+\n" +
 	"\apending\x18\x04 \x01(\v2\x11.kvdpb.DescriptorR\apending\x12)\n" +
-	"\x10pending_revision\x18\x05 \x01(\x03R\x0fpendingRevisionB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\x10pending_revision\x18\x05 \x01(\x03R\x0fpendingRevision\x12\x1b\n" +
+	"\tlease_seq\x18\x14 \x01(\x04R\bleaseSeqB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_shard_proto_rawDescOnce sync.Once
@@ -557,8 +584,9 @@ var file_kvdpb_shard_proto_goTypes = []any{
 	(*Serving)(nil),           // 7: kvdpb.Serving
 	(*Release)(nil),           // 8: kvdpb.Release
 	(*ShardTransactions)(nil), // 9: kvdpb.ShardTransactions
-	(*Descriptor)(nil),        // 10: kvdpb.Descriptor
-	(*Ownership)(nil),         // 11: kvdpb.Ownership
+	(*ShardLeases)(nil),       // 10: kvdpb.ShardLeases
+	(*Descriptor)(nil),        // 11: kvdpb.Descriptor
+	(*Ownership)(nil),         // 12: kvdpb.Ownership
 }
 var file_kvdpb_shard_proto_depIdxs = []int32{
 	1,  // 0: kvdpb.ShardCommand.init:type_name -> kvdpb.ShardInit
@@ -569,16 +597,17 @@ var file_kvdpb_shard_proto_depIdxs = []int32{
 	3,  // 5: kvdpb.ShardCommand.split_done:type_name -> kvdpb.ShardSplitDone
 	4,  // 6: kvdpb.ShardCommand.compact:type_name -> kvdpb.ShardCompact
 	9,  // 7: kvdpb.ShardCommand.transactions:type_name -> kvdpb.ShardTransactions
-	10, // 8: kvdpb.ShardInit.descriptor:type_name -> kvdpb.Descriptor
-	10, // 9: kvdpb.ShardSplit.child:type_name -> kvdpb.Descriptor
-	10, // 10: kvdpb.ShardState.descriptor:type_name -> kvdpb.Descriptor
-	11, // 11: kvdpb.ShardState.ownership:type_name -> kvdpb.Ownership
-	10, // 12: kvdpb.ShardState.pending:type_name -> kvdpb.Descriptor
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	10, // 8: kvdpb.ShardCommand.leases:type_name -> kvdpb.ShardLeases
+	11, // 9: kvdpb.ShardInit.descriptor:type_name -> kvdpb.Descriptor
+	11, // 10: kvdpb.ShardSplit.child:type_name -> kvdpb.Descriptor
+	11, // 11: kvdpb.ShardState.descriptor:type_name -> kvdpb.Descriptor
+	12, // 12: kvdpb.ShardState.ownership:type_name -> kvdpb.Ownership
+	11, // 13: kvdpb.ShardState.pending:type_name -> kvdpb.Descriptor
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_shard_proto_init() }
@@ -588,6 +617,7 @@ func file_kvdpb_shard_proto_init() {
 	}
 	file_kvdpb_kvd_proto_init()
 	file_kvdpb_txn_proto_init()
+	file_kvdpb_lease_proto_init()
 	file_kvdpb_shard_proto_msgTypes[0].OneofWrappers = []any{
 		(*ShardCommand_Init)(nil),
 		(*ShardCommand_Claim)(nil),
@@ -597,6 +627,7 @@ func file_kvdpb_shard_proto_init() {
 		(*ShardCommand_SplitDone)(nil),
 		(*ShardCommand_Compact)(nil),
 		(*ShardCommand_Transactions)(nil),
+		(*ShardCommand_Leases)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

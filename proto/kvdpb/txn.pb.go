@@ -144,7 +144,9 @@ type KeyEffect struct {
 	Lease     int64 `protobuf:"varint,5,opt,name=lease,proto3" json:"lease,omitempty"`
 	Tombstone bool  `protobuf:"varint,6,opt,name=tombstone,proto3" json:"tombstone,omitempty"`
 	// sub numbers the effects of the whole transaction, over all its shards.
-	Sub           int64 `protobuf:"varint,7,opt,name=sub,proto3" json:"sub,omitempty"`
+	Sub int64 `protobuf:"varint,7,opt,name=sub,proto3" json:"sub,omitempty"`
+	// detach is the lease that the key leaves, 0 for none.
+	Detach        int64 `protobuf:"varint,8,opt,name=detach,proto3" json:"detach,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +230,13 @@ func (x *KeyEffect) GetSub() int64 {
 	return 0
 }
 
+func (x *KeyEffect) GetDetach() int64 {
+	if x != nil {
+		return x.Detach
+	}
+	return 0
+}
+
 // Prepared is a transaction's part in a shard that is not its anchor, from its
 // Prepare until its decision is applied.
 type Prepared struct {
@@ -239,7 +248,9 @@ type Prepared struct {
 	Spans   []*KeySpan   `protobuf:"bytes,3,rep,name=spans,proto3" json:"spans,omitempty"`
 	Effects []*KeyEffect `protobuf:"bytes,4,rep,name=effects,proto3" json:"effects,omitempty"`
 	// participants are the hulls of all parts but the anchor's.
-	Participants  []*KeySpan `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
+	Participants []*KeySpan `protobuf:"bytes,5,rep,name=participants,proto3" json:"participants,omitempty"`
+	// leases are those that keys of the part may be attached to; they stay latched, shared.
+	Leases        []int64 `protobuf:"varint,20,rep,packed,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -305,6 +316,13 @@ func (x *Prepared) GetEffects() []*KeyEffect {
 func (x *Prepared) GetParticipants() []*KeySpan {
 	if x != nil {
 		return x.Participants
+	}
+	return nil
+}
+
+func (x *Prepared) GetLeases() []int64 {
+	if x != nil {
+		return x.Leases
 	}
 	return nil
 }
@@ -758,8 +776,10 @@ type PartLatch struct {
 	Spans []*KeySpan             `protobuf:"bytes,1,rep,name=spans,proto3" json:"spans,omitempty"`
 	// reads are encoded keys whose newest values are wanted, heads those of which
 	// all but the value is.
-	Reads         [][]byte `protobuf:"bytes,2,rep,name=reads,proto3" json:"reads,omitempty"`
-	Heads         [][]byte `protobuf:"bytes,3,rep,name=heads,proto3" json:"heads,omitempty"`
+	Reads [][]byte `protobuf:"bytes,2,rep,name=reads,proto3" json:"reads,omitempty"`
+	Heads [][]byte `protobuf:"bytes,3,rep,name=heads,proto3" json:"heads,omitempty"`
+	// leases are those that keys of the spans may be attached to. They are registered first, then latched with the spans.
+	Leases        []int64 `protobuf:"varint,20,rep,packed,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,6 +831,13 @@ func (x *PartLatch) GetReads() [][]byte {
 func (x *PartLatch) GetHeads() [][]byte {
 	if x != nil {
 		return x.Heads
+	}
+	return nil
+}
+
+func (x *PartLatch) GetLeases() []int64 {
+	if x != nil {
+		return x.Leases
 	}
 	return nil
 }
@@ -1293,8 +1320,10 @@ type PartReply struct {
 	More  bool  `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	Count int64 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
 	// revision is what a commit got, or an inquiry found.
-	Revision      int64             `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	Outcome       PartReply_Outcome `protobuf:"varint,6,opt,name=outcome,proto3,enum=kvdpb.PartReply_Outcome" json:"outcome,omitempty"`
+	Revision int64             `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Outcome  PartReply_Outcome `protobuf:"varint,6,opt,name=outcome,proto3,enum=kvdpb.PartReply_Outcome" json:"outcome,omitempty"`
+	// leases are those of a latch that keys can be attached to.
+	Leases        []int64 `protobuf:"varint,20,rep,packed,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1369,6 +1398,13 @@ func (x *PartReply) GetOutcome() PartReply_Outcome {
 		return x.Outcome
 	}
 	return PartReply_PENDING
+}
+
+func (x *PartReply) GetLeases() []int64 {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
 }
 
 // PartValue is a key's newest version; version 0 says that the key does not exist.
@@ -1464,7 +1500,7 @@ const file_kvdpb_txn_proto_rawDesc = "" +
 	"\aKeySpan\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\fR\x03end\x12\x14\n" +
-	"\x05write\x18\x03 \x01(\bR\x05write\"\xab\x01\n" +
+	"\x05write\x18\x03 \x01(\bR\x05write\"\xc3\x01\n" +
 	"\tKeyEffect\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x16\n" +
@@ -1472,13 +1508,15 @@ const file_kvdpb_txn_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\x03R\aversion\x12\x14\n" +
 	"\x05lease\x18\x05 \x01(\x03R\x05lease\x12\x1c\n" +
 	"\ttombstone\x18\x06 \x01(\bR\ttombstone\x12\x10\n" +
-	"\x03sub\x18\a \x01(\x03R\x03sub\"\xba\x01\n" +
+	"\x03sub\x18\a \x01(\x03R\x03sub\x12\x16\n" +
+	"\x06detach\x18\b \x01(\x03R\x06detach\"\xd2\x01\n" +
 	"\bPrepared\x12\x10\n" +
 	"\x03txn\x18\x01 \x01(\fR\x03txn\x12\x16\n" +
 	"\x06anchor\x18\x02 \x01(\fR\x06anchor\x12$\n" +
 	"\x05spans\x18\x03 \x03(\v2\x0e.kvdpb.KeySpanR\x05spans\x12*\n" +
 	"\aeffects\x18\x04 \x03(\v2\x10.kvdpb.KeyEffectR\aeffects\x122\n" +
-	"\fparticipants\x18\x05 \x03(\v2\x0e.kvdpb.KeySpanR\fparticipants\"\x85\x01\n" +
+	"\fparticipants\x18\x05 \x03(\v2\x0e.kvdpb.KeySpanR\fparticipants\x12\x16\n" +
+	"\x06leases\x18\x14 \x03(\x03R\x06leases\"\x85\x01\n" +
 	"\tTxnRecord\x12\x10\n" +
 	"\x03txn\x18\x01 \x01(\fR\x03txn\x12\x16\n" +
 	"\x06anchor\x18\x02 \x01(\fR\x06anchor\x12\x1a\n" +
@@ -1508,11 +1546,12 @@ const file_kvdpb_txn_proto_rawDesc = "" +
 	" \x01(\v2\x12.kvdpb.PartInquireH\x00R\ainquire\x12+\n" +
 	"\x06forget\x18\v \x01(\v2\x11.kvdpb.PartForgetH\x00R\x06forget\x12(\n" +
 	"\x05touch\x18\f \x01(\v2\x10.kvdpb.PartTouchH\x00R\x05touchB\x06\n" +
-	"\x04step\"]\n" +
+	"\x04step\"u\n" +
 	"\tPartLatch\x12$\n" +
 	"\x05spans\x18\x01 \x03(\v2\x0e.kvdpb.KeySpanR\x05spans\x12\x14\n" +
 	"\x05reads\x18\x02 \x03(\fR\x05reads\x12\x14\n" +
-	"\x05heads\x18\x03 \x03(\fR\x05heads\"\xc0\x01\n" +
+	"\x05heads\x18\x03 \x03(\fR\x05heads\x12\x16\n" +
+	"\x06leases\x18\x14 \x03(\x03R\x06leases\"\xc0\x01\n" +
 	"\bPartScan\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\fR\x03end\x12\x1a\n" +
@@ -1543,14 +1582,15 @@ const file_kvdpb_txn_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\f\n" +
 	"\n" +
 	"PartForget\"\v\n" +
-	"\tPartTouch\"\xf9\x01\n" +
+	"\tPartTouch\"\x91\x02\n" +
 	"\tPartReply\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12(\n" +
 	"\x06values\x18\x02 \x03(\v2\x10.kvdpb.PartValueR\x06values\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\x14\n" +
 	"\x05count\x18\x04 \x01(\x03R\x05count\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x03R\brevision\x122\n" +
-	"\aoutcome\x18\x06 \x01(\x0e2\x18.kvdpb.PartReply.OutcomeR\aoutcome\"2\n" +
+	"\aoutcome\x18\x06 \x01(\x0e2\x18.kvdpb.PartReply.OutcomeR\aoutcome\x12\x16\n" +
+	"\x06leases\x18\x14 \x03(\x03R\x06leases\"2\n" +
 	"\aOutcome\x12\v\n" +
 	"\aPENDING\x10\x00\x12\r\n" +
 	"\tCOMMITTED\x10\x01\x12\v\n" +

@@ -56,8 +56,9 @@ const (
 	flagTombstone = 1 << iota
 	flagCreate
 	flagLease
+	flagDetach
 
-	flagsKnown = flagTombstone | flagCreate | flagLease
+	flagsKnown = flagTombstone | flagCreate | flagLease | flagDetach
 )
 
 // Sizes from below, which bound what a decoder allocates.
@@ -73,7 +74,7 @@ func IsBatch(cmd []byte) bool {
 
 // EffectSize bounds the bytes that an effect takes in a batch.
 func EffectSize(e *mvcc.Effect) int {
-	return 1 + 5*binary.MaxVarintLen64 + len(e.Key) + len(e.Value)
+	return 1 + 6*binary.MaxVarintLen64 + len(e.Key) + len(e.Value)
 }
 
 // TxnOverhead bounds the bytes that a transaction takes beside its effects.
@@ -133,9 +134,15 @@ func appendEffect(dst []byte, e *mvcc.Effect) []byte {
 			flags |= flagLease
 		}
 	}
+	if e.Detach != 0 {
+		flags |= flagDetach
+	}
 	dst = append(dst, flags)
 	dst = binary.AppendUvarint(dst, uint64(len(e.Key)))
 	dst = append(dst, e.Key...)
+	if flags&flagDetach != 0 {
+		dst = binary.AppendUvarint(dst, uint64(e.Detach))
+	}
 	if e.Tombstone {
 		return dst
 	}
@@ -276,13 +283,18 @@ func (d *decoder) effect() (e mvcc.Effect) {
 	}
 	flags := d.rest[0]
 	d.rest = d.rest[1:]
-	if flags&^flagsKnown != 0 || (flags&flagTombstone != 0 && flags != flagTombstone) {
+	if flags&^flagsKnown != 0 || (flags&flagTombstone != 0 && flags&^flagDetach != flagTombstone) {
 		d.fail("unknown flags")
 		return e
 	}
 	if e.Key = d.bytes(); len(e.Key) == 0 {
 		d.fail("empty key")
 		return e
+	}
+	if flags&flagDetach != 0 {
+		if e.Detach = int64(d.uvarint()); e.Detach == 0 {
+			d.fail("zero lease")
+		}
 	}
 	if flags&flagTombstone != 0 {
 		e.Tombstone = true

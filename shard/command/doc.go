@@ -7,7 +7,7 @@
 //
 //	batch  = version(1) epoch seq count txn...
 //	txn    = revision count effect...          revision: distance to the last one
-//	effect = flags key [create] [version] [lease] [value]
+//	effect = flags key [detach] [create] [version] [lease] [value]
 //
 // A batch of version 2 holds commits of transactions over several shards: a
 // record follows each count, empty where the transaction is no commit, and a

@@ -21,6 +21,13 @@ type Reader interface {
 	Count(ctx context.Context, span keyspace.Span, rev int64) (int64, error)
 }
 
+// Attacher is a Reader that knows the leases that keys can be attached to now.
+// Without it there are none.
+type Attacher interface {
+	// Attachable tells whether a put may attach key to the lease.
+	Attachable(lease int64, key []byte) bool
+}
+
 // Bounds are the revisions that a transaction's ranges may name. They matter
 // only where NeedsBounds says so.
 type Bounds struct {

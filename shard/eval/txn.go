@@ -261,9 +261,9 @@ func userKV(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
 
 func (ev *evaluation) checkPut(req *pb.PutRequest) error {
 	if req.Lease != 0 {
-		// Leases are records of the internal key space; until a lease with
-		// this id was granted there is none to attach to.
-		return rpctypes.ErrGRPCLeaseNotFound
+		if a, ok := ev.Reader.(Attacher); !ok || !a.Attachable(req.Lease, keyspace.User(req.Key)) {
+			return rpctypes.ErrGRPCLeaseNotFound
+		}
 	}
 	if !req.IgnoreValue && !req.IgnoreLease {
 		return nil
@@ -295,6 +295,7 @@ func (ev *evaluation) put(req *pb.PutRequest) (*pb.PutResponse, error) {
 			if req.IgnoreLease {
 				e.Lease = prev.Lease
 			}
+			e.Detach = detached(prev.Lease, e.Lease)
 		}
 	} else {
 		head, err := ev.Head(key)
@@ -306,6 +307,7 @@ func (ev *evaluation) put(req *pb.PutRequest) (*pb.PutResponse, error) {
 			if req.IgnoreLease {
 				e.Lease = head.Lease
 			}
+			e.Detach = detached(head.Lease, e.Lease)
 		}
 	}
 	if err := ev.addEffect(e); err != nil {
@@ -318,10 +320,19 @@ func (ev *evaluation) put(req *pb.PutRequest) (*pb.PutResponse, error) {
 	return resp, nil
 }
 
+// detached is the lease that a key leaves when it goes from one to another, 0
+// standing for none.
+func detached(from, to int64) int64 {
+	if from == to {
+		return 0
+	}
+	return from
+}
+
 func (ev *evaluation) deleteRange(req *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
 	resp := &pb.DeleteRangeResponse{}
-	remove := func(key []byte, prev *mvccpb.KeyValue) error {
-		if err := ev.addEffect(mvcc.Effect{Key: key, Tombstone: true}); err != nil {
+	remove := func(key []byte, lease int64, prev *mvccpb.KeyValue) error {
+		if err := ev.addEffect(mvcc.Effect{Key: key, Tombstone: true, Detach: lease}); err != nil {
 			return err
 		}
 		resp.Deleted++
@@ -343,7 +354,7 @@ func (ev *evaluation) deleteRange(req *pb.DeleteRangeRequest) (*pb.DeleteRangeRe
 				return nil, err
 			}
 			if kv != nil {
-				if err := remove(key, userKV(kv)); err != nil {
+				if err := remove(key, kv.Lease, userKV(kv)); err != nil {
 					return nil, err
 				}
 			}
@@ -353,7 +364,7 @@ func (ev *evaluation) deleteRange(req *pb.DeleteRangeRequest) (*pb.DeleteRangeRe
 				return nil, err
 			}
 			if head.Exists {
-				if err := remove(key, nil); err != nil {
+				if err := remove(key, head.Lease, nil); err != nil {
 					return nil, err
 				}
 			}
@@ -368,7 +379,7 @@ func (ev *evaluation) deleteRange(req *pb.DeleteRangeRequest) (*pb.DeleteRangeRe
 				return true
 			}
 			key := kv.Key
-			failed = remove(key, userKV(kv))
+			failed = remove(key, kv.Lease, userKV(kv))
 			return failed == nil
 		})
 	if err == nil {

@@ -63,6 +63,7 @@ type Config struct {
 	// Txns finishes transactions over several shards whose coordinator does not.
 	Txns   shard.TxnResolver
 	Limits shard.Limits
+	Leases shard.Leases
 	// Alive tells whether another member is connected; nil for always.
 	Alive func(member uint64) bool
 	// Ask asks a member what its replica of a shard reports.
@@ -505,7 +506,7 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		Member: m.cfg.Member, Incarnation: m.cfg.Incarnation,
 		Shard: a.shard, Replica: a.replica, Descriptor: desc, Joined: !began(desc, a.replica),
 		Engine: m.cfg.Engine, Dir: m.disk.store(a.shard, a.replica),
-		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Txns: m.cfg.Txns,
+		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Txns: m.cfg.Txns, Leases: m.cfg.Leases,
 		OnPending:   func(uint64, *kvdpb.Descriptor) { m.Wake() },
 		OnSplitDone: func(uint64, uint64) { m.Wake() },
 		OnOwner: func(id uint64) {

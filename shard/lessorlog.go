@@ -1,0 +1,124 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// log takes changes of records through the log and returns once they are applied
+// here, or never will be, or the tenure is over: then their fate is unknown.
+//
+// The command is proposed again until it is applied. Its place in the epoch's
+// sequence makes that harmless: as only this goroutine takes places, a copy that
+// finds the place taken finds it taken by an earlier copy of itself.
+func (s *lessor) log(changed map[int64]*kvdpb.LeaseRecord) error {
+	if len(changed) == 0 {
+		return nil
+	}
+	c := &kvdpb.ShardLeases{Epoch: s.t.epoch, Seq: s.seq}
+	for _, id := range slices.Sorted(maps.Keys(changed)) {
+		if record := changed[id]; record != nil {
+			c.Set = append(c.Set, record)
+		} else {
+			c.Drop = append(c.Drop, id)
+		}
+	}
+	unsure := false
+	for delay := driveRetryFirst; ; delay = min(2*delay, driveRetryMost) {
+		err := s.t.r.propose(s.t.ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Leases{Leases: c}})
+		var rejected *RejectedError
+		var notAppended *notAppendedError
+		switch {
+		case err == nil:
+			s.seq++
+			return nil
+		case errors.As(err, &rejected) && rejected.Rejection == OutOfSequence && unsure:
+			s.seq++
+			return nil
+		case errors.As(err, &rejected) && rejected.Rejection == OutsideSpan:
+			// A split came first: the records are another shard's.
+			return ErrSpanMoving
+		case errors.As(err, &rejected):
+			return s.over(unsure, err)
+		case !errors.As(err, &notAppended):
+			unsure = true
+		}
+		if s.t.over() || !pause(s.t.ctx, delay) {
+			return s.over(unsure, err)
+		}
+	}
+}
+
+// over is the error for a change whose epoch is.
+func (s *lessor) over(unsure bool, cause error) error {
+	if unsure {
+		return s.t.r.ambiguous(cause)
+	}
+	return s.t.r.notOwner()
+}
+
+// drain takes in nothing more, and logs what is left of each lease, so that the
+// next owner counts from there.
+func (s *lessor) drain(ctx context.Context) error {
+	select {
+	case <-s.loaded:
+	default:
+		return nil
+	}
+	var all []*lease
+	s.mu.Lock()
+	for _, l := range s.mu.leases {
+		if !l.ending {
+			l.checkpointing = true
+			all = append(all, l)
+		}
+	}
+	s.mu.Unlock()
+	for len(all) > 0 {
+		n := min(len(all), maxLeaseChange)
+		s.checkpoint(all[:n])
+		all = all[n:]
+		if err := s.settle(ctx); err != nil {
+			return fmt.Errorf("checkpoint leases: %w", err)
+		}
+	}
+	s.mu.Lock()
+	s.mu.stopped = true
+	s.mu.Unlock()
+	return s.settle(ctx)
+}
+
+// settle waits until nothing is in line.
+func (s *lessor) settle(ctx context.Context) error {
+	s.mu.Lock()
+	if len(s.mu.queue) == 0 && !s.mu.busy {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.mu.idle == nil {
+		s.mu.idle = make(chan struct{})
+	}
+	idle := s.mu.idle
+	s.mu.Unlock()
+	s.kick()
+	select {
+	case <-idle:
+		return nil
+	case <-s.t.ctx.Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// cloneRecord copies a record that is to be changed.
+func cloneRecord(l *kvdpb.LeaseRecord) *kvdpb.LeaseRecord {
+	return proto.Clone(l).(*kvdpb.LeaseRecord)
+}
