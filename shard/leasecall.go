@@ -387,12 +387,14 @@ func (t *tenure) attached(ctx context.Context, c *kvdpb.LeaseAttached) (*kvdpb.L
 	if err := t.serveable(spans); err != nil {
 		return nil, err
 	}
-	if c.Fence {
-		if err := t.fence(ctx, c.Id); err != nil {
-			return nil, err
-		}
-	}
 	answer := &kvdpb.LeaseAnswer{End: span.End}
+	wait := func() error { return t.settled(ctx, spans, answer) }
+	if c.Fence {
+		wait = func() error { return t.fence(ctx, c.Id) }
+	}
+	if err := wait(); err != nil {
+		return nil, err
+	}
 	sn := t.r.store.Load().NewSnapshot()
 	size := 0
 	err := sn.Leased(c.Id, span, func(key []byte) bool {
@@ -409,6 +411,32 @@ func (t *tenure) attached(ctx context.Context, c *kvdpb.LeaseAttached) (*kvdpb.L
 		return nil, fmt.Errorf("keys of lease %x: %w", c.Id, t.r.readError(err))
 	}
 	return answer, t.lessor.confirm(ctx, spans, answer)
+}
+
+// settled waits, as a linearizable read does (see read), until all writes up to the
+// present revision have applied: a transaction over several shards is answered
+// before that.
+func (t *tenure) settled(ctx context.Context, spans []keyspace.Span, answer *kvdpb.LeaseAnswer) error {
+	if err := t.lessor.confirm(ctx, spans, answer); err != nil {
+		return err
+	}
+	guard, granted := &latch.Guard{}, make(waitChan, 1)
+	switch t.latches.WaitWriters(guard, spans, granted) {
+	case latch.Closed:
+		return t.r.notOwner()
+	case latch.Granted:
+		return nil
+	}
+	select {
+	case ok := <-granted:
+		if !ok {
+			return t.r.notOwner()
+		}
+		return nil
+	case <-ctx.Done():
+		t.latches.Cancel(guard)
+		return ctx.Err()
+	}
 }
 
 // fence waits until no put that may attach a key to the lease is under way, and

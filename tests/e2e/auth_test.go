@@ -112,7 +112,7 @@ func testAuth(t *testing.T, many bool) {
 		name string
 		run  func(t *testing.T, ctx context.Context, e *authEnv)
 	}{
-		{"Anonymous", authAnonymous}, {"Permissions", authPermissions}, {"Txn", authTxn}, {"Watch", authWatch},
+		{"Anonymous", authAnonymous}, {"Permissions", authPermissions}, {"Txn", authTxn}, {"Lease", authLease}, {"Watch", authWatch},
 		{"Administration", authAdministration}, {"Changes", authChanges}, {"Passwords", authPasswords},
 		{"Disable", authDisable},
 	} {

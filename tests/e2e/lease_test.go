@@ -37,7 +37,7 @@ func (e *env) left(t *testing.T, id clientv3.LeaseID) *clientv3.LeaseTimeToLiveR
 			first = r
 		}
 		if (r.TTL < 0) != (first.TTL < 0) || r.GrantedTTL != first.GrantedTTL || fmt.Sprintf("%q", r.Keys) != fmt.Sprintf("%q", first.Keys) {
-			t.Fatalf("members tell different things: %+v and %+v", first, r)
+			t.Fatalf("members tell different things: %d of %d s with %q, and %d of %d s with %q", first.TTL, first.GrantedTTL, first.Keys, r.TTL, r.GrantedTTL, r.Keys)
 		}
 	}
 	return first
