@@ -172,8 +172,8 @@ func TestANewConnectionReplacesTheOldOne(t *testing.T) {
 	eventually(t, "the member is connected", func() bool { return a.Peers()[0].Incoming == 1 })
 	second := open(2)
 	// The old connection is closed at once, but the new one waits for the handler that still runs on behalf of the old one.
-	_, err = io.Copy(io.Discard, first)
-	require.NoError(t, err)
+	// Whether its end shows as an end or as a reset depends on what was still unread.
+	_, _ = io.Copy(io.Discard, first)
 	require.Empty(t, got)
 	close(release)
 	require.Equal(t, byte(1), <-got)
@@ -284,7 +284,8 @@ func TestGarbageOnThePortIsDropped(t *testing.T) {
 		require.NoError(t, err, name)
 		_, err = c.Write(b)
 		require.NoError(t, err, name)
-		require.NoError(t, c.(*net.TCPConn).CloseWrite())
+		// The member may have dropped the connection already.
+		_ = c.(*net.TCPConn).CloseWrite()
 		_, _ = io.Copy(io.Discard, c)
 		c.Close()
 	}
