@@ -3,6 +3,7 @@ package compactor
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -47,6 +48,20 @@ func (s *store) config(period time.Duration, revisions int64) Config {
 	}
 }
 
+// done returns the revisions that were compacted.
+func (s *store) done() []int64 {
+	s.Lock()
+	defer s.Unlock()
+	return slices.Clone(s.compacted)
+}
+
+// times returns when they were.
+func (s *store) times() []time.Duration {
+	s.Lock()
+	defer s.Unlock()
+	return slices.Clone(s.at)
+}
+
 func (s *store) set(f func()) {
 	s.Lock()
 	defer s.Unlock()
@@ -61,11 +76,11 @@ func TestPeriodic(t *testing.T) {
 		defer c.Close()
 		time.Sleep(10*time.Minute - time.Second)
 		synctest.Wait()
-		require.Empty(t, s.compacted, "nothing is old enough")
+		require.Empty(t, s.done(), "nothing is old enough")
 		time.Sleep(25 * time.Minute)
 		synctest.Wait()
-		require.Equal(t, []time.Duration{10 * time.Minute, 20 * time.Minute, 30 * time.Minute}, s.at)
-		require.Equal(t, []int64{1, 601, 1201}, s.compacted, "what was current ten minutes before")
+		require.Equal(t, []time.Duration{10 * time.Minute, 20 * time.Minute, 30 * time.Minute}, s.times())
+		require.Equal(t, []int64{1, 601, 1201}, s.done(), "what was current ten minutes before")
 	})
 }
 
@@ -77,8 +92,8 @@ func TestPeriodicLongerThanAnHour(t *testing.T) {
 		defer c.Close()
 		time.Sleep(5*time.Hour + time.Minute)
 		synctest.Wait()
-		require.Equal(t, []time.Duration{3 * time.Hour, 4 * time.Hour, 5 * time.Hour}, s.at)
-		require.Equal(t, []int64{1, 3601, 7201}, s.compacted)
+		require.Equal(t, []time.Duration{3 * time.Hour, 4 * time.Hour, 5 * time.Hour}, s.times())
+		require.Equal(t, []int64{1, 3601, 7201}, s.done())
 	})
 }
 
@@ -91,11 +106,11 @@ func TestPeriodicMovesWithTheOwnership(t *testing.T) {
 		defer c.Close()
 		time.Sleep(25*time.Minute + time.Second)
 		synctest.Wait()
-		require.Empty(t, s.compacted)
+		require.Empty(t, s.done())
 		s.set(func() { s.owner = true })
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Equal(t, []int64{961}, s.compacted, "it has noted the revisions all the time")
+		require.Equal(t, []int64{961}, s.done(), "it has noted the revisions all the time")
 	})
 }
 
@@ -110,8 +125,8 @@ func TestPeriodicTriesAgain(t *testing.T) {
 		s.set(func() { s.fails = nil })
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Equal(t, []time.Duration{13 * time.Minute}, s.at)
-		require.Equal(t, []int64{181}, s.compacted)
+		require.Equal(t, []time.Duration{13 * time.Minute}, s.times())
+		require.Equal(t, []int64{181}, s.done())
 	})
 }
 
@@ -123,11 +138,11 @@ func TestByRevisions(t *testing.T) {
 		defer c.Close()
 		time.Sleep(11 * time.Minute)
 		synctest.Wait()
-		require.Equal(t, []int64{101}, s.compacted, "nothing at 5 minutes, where 301 is current")
+		require.Equal(t, []int64{101}, s.done(), "nothing at 5 minutes, where 301 is current")
 		s.set(func() { s.fails = rpctypes.ErrGRPCCompacted })
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		require.Len(t, s.compacted, 1)
+		require.Len(t, s.done(), 1)
 	})
 }
 
