@@ -148,10 +148,11 @@ func TestNotReadyUntilThereIsAHandler(t *testing.T) {
 func TestANewConnectionReplacesTheOldOne(t *testing.T) {
 	n := newTestNet(t)
 	a := n.member(1, nil)
-	release := make(chan struct{})
+	entered, release := make(chan struct{}), make(chan struct{})
 	got := make(chan byte, 2)
 	a.Handle(ChannelRequest, func(_ uint64, f []byte) {
 		if f[0] == 1 {
+			close(entered)
 			<-release
 		}
 		got <- f[0]
@@ -170,6 +171,8 @@ func TestANewConnectionReplacesTheOldOne(t *testing.T) {
 	_, err := readReply(first)
 	require.NoError(t, err)
 	eventually(t, "the member is connected", func() bool { return a.Peers()[0].Incoming == 1 })
+	// What the old connection had not handed over yet would go with it.
+	<-entered
 	second := open(2)
 	// The old connection is closed at once, but the new one waits for the handler that still runs on behalf of the old one.
 	// Whether its end shows as an end or as a reset depends on what was still unread.
