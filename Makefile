@@ -53,7 +53,7 @@ test: build ## Unit tests with the race detector, then the tests of whole cluste
 	go test -race -timeout 10m $$(go list ./... | grep -vE '^$(MODULE)/(tests/chaos|tests/e2e|internal/lint)')
 	cd tests/bench && go test .
 	cd tests/etcd && go test .
-	cd tests/backup && go test -count=1 .
+	cd tests/backup && $(CLUSTER_ENV) go test -count=1 .
 	$(CLUSTER_ENV) go test -count=1 -timeout 12m ./tests/e2e/...
 	$(CLUSTER_ENV) go test -count=1 -timeout 8m ./tests/chaos
 

@@ -36,7 +36,12 @@ func bin(t *testing.T, variable, path string) string {
 		return given
 	}
 	out := filepath.Join(t.TempDir(), filepath.Base(path))
-	b, err := exec.Command("go", "build", "-buildvcs=false", "-o", out, path).CombinedOutput()
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", out, path)
+	if strings.HasPrefix(path, "github.com/kvd-io/kvd/") {
+		// kvd's own module names what its programs are built of.
+		build.Dir = "../.."
+	}
+	b, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", b)
 	return out
 }
