@@ -215,6 +215,14 @@ func TestLostMajority(t *testing.T) {
 	cli := client(t, c, c.Members[0])
 	want := fill(t, cli, "fill/", 50)
 	expectFilled(t, cli, "fill/", want)
+	// A member's own copy is looked at about each second; it must have been once for all of this.
+	eventually(t, 20*time.Second, func(ctx context.Context) error {
+		got, err := cli.Get(ctx, "fill/", clientv3.WithPrefix(), clientv3.WithSerializable(), clientv3.WithCountOnly())
+		if err == nil && got.Count != int64(len(want)) {
+			err = fmt.Errorf("the member's own copy has %d of %d keys", got.Count, len(want))
+		}
+		return err
+	})
 	for _, m := range c.Members[1:] {
 		if err := m.Kill(); err != nil {
 			t.Fatal(err)
