@@ -49,12 +49,12 @@ func authLease(t *testing.T, ctx context.Context, e *authEnv) {
 	must(t, "grant", err)
 	put, err := e.alice.Put(ctx, "a/lease", "3", clientv3.WithLease(short.ID))
 	must(t, "put", err)
-	for r := range e.alice.Watch(ctx, "a/lease", clientv3.WithRev(put.Header.Revision+1)) {
-		must(t, "watch", r.Err())
-		if len(r.Events) != 1 || r.Events[0].Type != mvccpb.DELETE {
-			t.Fatalf("events %v", r.Events)
-		}
-		return
+	r, ok := <-e.alice.Watch(ctx, "a/lease", clientv3.WithRev(put.Header.Revision+1))
+	if !ok {
+		t.Fatalf("the lease did not end: %v", ctx.Err())
 	}
-	t.Fatalf("the lease did not end: %v", ctx.Err())
+	must(t, "watch", r.Err())
+	if len(r.Events) != 1 || r.Events[0].Type != mvccpb.DELETE {
+		t.Fatalf("events %v", r.Events)
+	}
 }

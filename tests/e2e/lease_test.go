@@ -190,23 +190,24 @@ func testLeaseExpiry(t *testing.T, e *env, p string) {
 	first := e.put(t, p+"a", "1", clientv3.WithLease(id))
 	e.put(t, p+"b", "1", clientv3.WithLease(id))
 	e.put(t, p+"c", "1", clientv3.WithLease(id))
-	for r := range e.cli.Watch(ctx, p, clientv3.WithPrefix(), clientv3.WithRev(first), clientv3.WithFilterPut()) {
-		if r.Err() != nil {
-			t.Fatal(r.Err())
+	r, ok := <-e.cli.Watch(ctx, p, clientv3.WithPrefix(), clientv3.WithRev(first), clientv3.WithFilterPut())
+	if !ok {
+		t.Fatalf("the lease did not end: %v", ctx.Err())
+	}
+	if r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	took := time.Since(began)
+	if len(r.Events) != 3 {
+		t.Fatalf("deleted in parts: %v", r.Events)
+	}
+	for _, ev := range r.Events {
+		if ev.Type != mvccpb.DELETE || ev.Kv.ModRevision != r.Events[0].Kv.ModRevision {
+			t.Fatalf("event %v", ev)
 		}
-		took := time.Since(began)
-		if len(r.Events) != 3 {
-			t.Fatalf("deleted in parts: %v", r.Events)
-		}
-		for _, ev := range r.Events {
-			if ev.Type != mvccpb.DELETE || ev.Kv.ModRevision != r.Events[0].Kv.ModRevision {
-				t.Fatalf("event %v", ev)
-			}
-		}
-		if took < 3*time.Second || took > 8*time.Second {
-			t.Fatalf("a lease of 3 s ended after %v", took)
-		}
-		break
+	}
+	if took < 3*time.Second || took > 8*time.Second {
+		t.Fatalf("a lease of 3 s ended after %v", took)
 	}
 	if l := e.left(t, id); l.TTL != -1 {
 		t.Fatalf("left: %+v", l)
