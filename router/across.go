@@ -172,13 +172,12 @@ func (a *across) try(ctx context.Context) (Response, error) {
 
 // plan cuts what the transaction may touch at the borders of shards.
 func (a *across) plan() error {
-	var last *shardPart
 	byShard := map[uint64]*shardPart{}
-	cut := func(span keyspace.Span, fn func(p *shardPart, piece keyspace.Span)) error {
-		if span.Empty() {
-			return nil
+	for _, t := range eval.Spans(a.req) {
+		if t.Span.Empty() {
+			continue
 		}
-		pieces, ok := a.r.routes.split(span)
+		pieces, ok := a.r.routes.split(t.Span)
 		if !ok {
 			return errNoRoute
 		}
@@ -189,21 +188,11 @@ func (a *across) plan() error {
 				byShard[piece.desc.Shard] = p
 				a.insert(p, piece.span)
 			}
-			fn(p, piece.span)
-		}
-		return nil
-	}
-	for _, t := range eval.Spans(a.req) {
-		err := cut(t.Span, func(p *shardPart, piece keyspace.Span) {
-			p.spans = append(p.spans, &kvdpb.KeySpan{Start: piece.Start, End: piece.End, Write: t.Write})
-			p.cover(piece)
-			last = p
-		})
-		if err != nil {
-			return err
+			p.spans = append(p.spans, &kvdpb.KeySpan{Start: piece.span.Start, End: piece.span.End, Write: t.Write})
+			p.cover(piece.span)
 		}
 	}
-	if last == nil {
+	if len(a.parts) == 0 {
 		return errNoRoute
 	}
 	a.wants(a.req)

@@ -100,7 +100,7 @@ func (l *latchedParts) Head(key []byte) (mvcc.Head, error) {
 		if err != nil || kv == nil {
 			return mvcc.Head{}, err
 		}
-		return mvcc.Head{Create: kv.CreateRevision, Mod: kv.ModRevision, Version: kv.Version, Lease: kv.Lease, Exists: true}, nil
+		return headOf(kv), nil
 	}
 	return mvcc.Head{Create: v.GetCreate(), Mod: v.GetMod(), Version: v.GetVersion(), Lease: v.GetLease(), Exists: v.GetVersion() > 0}, nil
 }
@@ -117,6 +117,10 @@ func (l *latchedParts) Get(key []byte, rev int64) (*mvccpb.KeyValue, error) {
 		return nil, nil
 	}
 	return valueOf(key, v), nil
+}
+
+func headOf(kv *mvccpb.KeyValue) mvcc.Head {
+	return mvcc.Head{Create: kv.CreateRevision, Mod: kv.ModRevision, Version: kv.Version, Lease: kv.Lease, Exists: true}
 }
 
 func valueOf(key []byte, v *kvdpb.PartValue) *mvccpb.KeyValue {
@@ -254,7 +258,7 @@ func (t *pointInTime) Head(key []byte) (mvcc.Head, error) {
 	if err != nil || kv == nil {
 		return mvcc.Head{}, err
 	}
-	return mvcc.Head{Create: kv.CreateRevision, Mod: kv.ModRevision, Version: kv.Version, Lease: kv.Lease, Exists: true}, nil
+	return headOf(kv), nil
 }
 
 // Get implements eval.Reader.
