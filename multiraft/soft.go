@@ -31,6 +31,9 @@ var minEntrySliceSize uint64
 //go:linkname sendQueueLen github.com/lni/dragonboat/v4/internal/transport.sendQueueLen
 var sendQueueLen uint64
 
+//go:linkname maxEntrySize github.com/lni/dragonboat/v4/internal/raft.maxEntrySize
+var maxEntrySize uint64
+
 // softSettings are all settings that differ from Dragonboat's defaults.
 var softSettings = [...]struct {
 	name              string
@@ -45,6 +48,8 @@ var softSettings = [...]struct {
 	{"IncomingProposalQueueLength", &incomingProposalsMaxLen, 2048, 512},
 	{"IncomingReadIndexQueueLength", &incomingReadIndexMaxLen, 4096, 1024},
 	{"PendingProposalShards", &pendingProposalShards, 16, 2},
+	// What one message brings a follower that lags: all groups share a connection, and heartbeats wait behind it.
+	{"MaxEntrySize", &maxEntrySize, 64 << 20, 1 << 20},
 	{"InMemEntrySliceSize", &entrySliceSize, 512, 64},
 	{"MinEntrySliceFreeSize", &minEntrySliceSize, 96, 16},
 }

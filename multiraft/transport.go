@@ -24,6 +24,7 @@ type transport struct {
 	mesh       *peer.Mesh
 	deployment uint64
 	preVote    bool
+	heartbeat  time.Duration
 	log        *zap.Logger
 	// running tells whether a replica, or with 0 any replica of a shard, runs here.
 	running func(shard, replica uint64) bool
@@ -52,7 +53,8 @@ var (
 )
 
 func newTransport(cfg *Config, running func(shard, replica uint64) bool) *transport {
-	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, log: cfg.Logger, running: running}
+	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, heartbeat: cfg.Heartbeat, log: cfg.Logger,
+		running: running}
 	t.mu.senders = make(map[raftio.NodeInfo]uint64)
 	t.mu.complained = make(map[uint64]bool)
 	return t
@@ -104,7 +106,7 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	if err := t.mesh.WaitConnected(ctx, to, peer.ChannelRaft); err != nil {
 		return nil, err
 	}
-	return &connection{t: t, to: to}, nil
+	return &connection{t: t, to: to, repeats: repeats{after: repeatHeartbeats * t.heartbeat}}, nil
 }
 
 func (t *transport) member(target string) (uint64, error) {
@@ -118,10 +120,12 @@ func (t *transport) member(target string) (uint64, error) {
 	return to, nil
 }
 
-// connection sends one group of shards' messages to one member. All of them share the member's raft channel.
+// connection sends one group of shards' messages to one member. All of them share the member's raft channel. One goroutine at a time
+// uses it.
 type connection struct {
-	t  *transport
-	to uint64
+	t       *transport
+	to      uint64
+	repeats repeats
 }
 
 // Close implements raftio.IConnection.
@@ -135,6 +139,10 @@ func (c *connection) SendMessageBatch(batch raftpb.MessageBatch) error {
 	}
 	// The receiver knows who we are better than we could say.
 	batch.SourceAddress = ""
+	batch.Requests = c.repeats.drop(batch.Requests, time.Now())
+	if len(batch.Requests) == 0 {
+		return nil
+	}
 	return c.t.mesh.SendWith(c.to, peer.ChannelRaft, batch.Size(), batch.MarshalTo)
 }
 
