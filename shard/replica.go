@@ -58,6 +58,7 @@ type counters struct {
 	rejected       atomic.Uint64
 	resent         atomic.Uint64
 	claims         atomic.Uint64
+	ended          atomic.Uint64
 	leaseRenewals  atomic.Uint64
 	recovered      atomic.Uint64
 	expired        atomic.Uint64
@@ -69,9 +70,9 @@ type Stats struct {
 	// not above the shard's last one. Anything but zero is a defect.
 	RevisionAlarms uint64
 	// Rejected counts all rejected commands, Resent the batches that were
-	// proposed again, Claims the ownerships of this process, LeaseRenewals the
-	// ReadIndexes for read leases.
-	Rejected, Resent, Claims, LeaseRenewals uint64
+	// proposed again, Claims the ownerships of this process, Ended those of them
+	// that served and do so no more, LeaseRenewals the ReadIndexes for read leases.
+	Rejected, Resent, Claims, Ended, LeaseRenewals uint64
 	// RecoveredTxns counts outcomes of transactions over several shards that had to
 	// be asked for, ExpiredLatches the latches of coordinators that went silent.
 	RecoveredTxns, ExpiredLatches uint64
@@ -84,6 +85,7 @@ func (r *Replica) Stats() Stats {
 		Rejected:       r.counters.rejected.Load(),
 		Resent:         r.counters.resent.Load(),
 		Claims:         r.counters.claims.Load(),
+		Ended:          r.counters.ended.Load(),
 		LeaseRenewals:  r.counters.leaseRenewals.Load(),
 		RecoveredTxns:  r.counters.recovered.Load(),
 		ExpiredLatches: r.counters.expired.Load(),

@@ -126,6 +126,7 @@ func (t *tenure) end() {
 	t.windows.close()
 	t.r.notifyChange()
 	if before == phaseServing {
+		t.r.counters.ended.Add(1)
 		t.r.cfg.OnOwner(t.r.cfg.Shard)
 	}
 }

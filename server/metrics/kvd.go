@@ -12,6 +12,7 @@ var kvdScalars = []scalar{
 		return float64(s.replicas.phases[shard.PhaseServing] + s.replicas.phases[shard.PhaseSplitting])
 	}},
 	{"kvd_shard_claims_total", "The ownerships that this member claimed.", counter, func(s *snapshot) float64 { return float64(s.replicas.stats.Claims) }},
+	{"kvd_shard_ownerships_ended_total", "The ownerships of this member that served and do so no more.", counter, func(s *snapshot) float64 { return float64(s.replicas.stats.Ended) }},
 	{"kvd_shard_lease_renewals_total", "The confirmations that this member asked for to renew read leases.", counter, func(s *snapshot) float64 { return float64(s.replicas.stats.LeaseRenewals) }},
 	{"kvd_shard_commands_rejected_total", "The commands that apply rejected because another ownership came between.", counter, func(s *snapshot) float64 { return float64(s.replicas.stats.Rejected) }},
 	{"kvd_shard_batches_resent_total", "The batches of writes that were proposed again.", counter, func(s *snapshot) float64 { return float64(s.replicas.stats.Resent) }},

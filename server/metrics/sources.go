@@ -66,6 +66,7 @@ func (s Sources) look() *snapshot {
 		sums.applied += applied
 		st := r.Stats()
 		sums.stats.Claims += st.Claims
+		sums.stats.Ended += st.Ended
 		sums.stats.LeaseRenewals += st.LeaseRenewals
 		sums.stats.Rejected += st.Rejected
 		sums.stats.Resent += st.Resent
