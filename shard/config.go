@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
@@ -57,6 +58,9 @@ type Config struct {
 
 	Limits Limits
 	Logger *zap.Logger
+
+	// now is the clock that leases end by; stories move one by hand.
+	now func() time.Time
 }
 
 // Limits bound what a replica holds. Zero values mean the defaults.
@@ -96,6 +100,9 @@ func (c *Config) fill() error {
 	c.Limits.fill()
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
+	}
+	if c.now == nil {
+		c.now = time.Now
 	}
 	if c.Sink == nil {
 		c.Sink = noSink{}

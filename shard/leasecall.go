@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -155,7 +154,7 @@ func (s *lessor) keepAlive(ctx context.Context, id int64) (*kvdpb.LeaseAnswer, e
 	var answer *kvdpb.LeaseAnswer
 	over := false
 	if l != nil {
-		over = l.ending || l.record.Revoking || !time.Now().Before(l.end)
+		over = l.ending || l.record.Revoking || !s.now().Before(l.end)
 		if !over && !l.checkpointing && l.record.RemainingMs == 0 {
 			s.extendLocked(l)
 			answer = s.infoLocked(l)
@@ -228,7 +227,7 @@ func (s *lessor) awaitGone(ctx context.Context, l *lease) error {
 }
 
 func (s *lessor) infoLocked(l *lease) *kvdpb.LeaseAnswer {
-	return &kvdpb.LeaseAnswer{Leases: []*kvdpb.LeaseInfo{{Record: l.record, RemainingMs: time.Until(l.end).Milliseconds()}}}
+	return &kvdpb.LeaseAnswer{Leases: []*kvdpb.LeaseInfo{{Record: l.record, RemainingMs: l.end.Sub(s.now()).Milliseconds()}}}
 }
 
 func (s *lessor) describe(ctx context.Context, id int64) (*kvdpb.LeaseAnswer, error) {
@@ -365,7 +364,7 @@ func (s *lessor) list(ctx context.Context, after []byte) (*kvdpb.LeaseAnswer, er
 	answer.More = len(all) > maxLeasePage
 	for _, f := range all[:min(len(all), maxLeasePage)] {
 		answer.Leases = append(answer.Leases, &kvdpb.LeaseInfo{
-			Record: &kvdpb.LeaseRecord{Id: f.l.id, Ttl: f.l.record.Ttl}, RemainingMs: time.Until(f.l.end).Milliseconds(),
+			Record: &kvdpb.LeaseRecord{Id: f.l.id, Ttl: f.l.record.Ttl}, RemainingMs: f.l.end.Sub(s.now()).Milliseconds(),
 		})
 	}
 	s.mu.Unlock()

@@ -124,6 +124,8 @@ func newLessor(t *tenure) *lessor {
 	return s
 }
 
+func (s *lessor) now() time.Time { return s.t.r.cfg.now() }
+
 func (s *lessor) kick() {
 	select {
 	case s.wake <- struct{}{}:
@@ -154,7 +156,7 @@ func (s *lessor) run() {
 			return
 		case <-s.wake:
 		case <-tick.C:
-			s.consult(time.Now())
+			s.consult(s.now())
 			tick.Reset(agendaPace)
 		}
 		for s.next() {
@@ -162,7 +164,7 @@ func (s *lessor) run() {
 			case <-s.t.ctx.Done():
 				return
 			case <-tick.C:
-				s.consult(time.Now())
+				s.consult(s.now())
 				tick.Reset(agendaPace)
 			default:
 			}
@@ -172,7 +174,7 @@ func (s *lessor) run() {
 
 // load reads the records that the log left.
 func (s *lessor) load() error {
-	now := time.Now()
+	now := s.now()
 	var marked []int64
 	s.mu.Lock()
 	err := scanLeases(s.t.r.store.Load(), *s.t.served.Load(), func(_, b []byte) error {
@@ -225,7 +227,7 @@ func (s *lessor) addLocked(record *kvdpb.LeaseRecord, end time.Time) *lease {
 // planLocked puts a lease on the agenda, for its end or for a checkpoint.
 func (s *lessor) planLocked(l *lease, checkpoint time.Duration) {
 	l.look = l.end
-	if at := time.Now().Add(checkpoint); at.Before(l.end) {
+	if at := s.now().Add(checkpoint); at.Before(l.end) {
 		l.look = at
 	}
 	if l.place < 0 {
@@ -239,7 +241,7 @@ func (s *lessor) planLocked(l *lease, checkpoint time.Duration) {
 // it alive does so about three times within it, so it is not checkpointed soon.
 func (s *lessor) extendLocked(l *lease) {
 	ttl := ttlOf(l.record)
-	l.end = time.Now().Add(ttl)
+	l.end = s.now().Add(ttl)
 	s.planLocked(l, ttl/2)
 }
 
@@ -285,7 +287,7 @@ func (s *lessor) checkpoint(leases []*lease) {
 					return record, nil
 				}
 				s.mu.Lock()
-				left := time.Until(l.end)
+				left := l.end.Sub(s.now())
 				s.mu.Unlock()
 				next := cloneRecord(record)
 				next.RemainingMs = max(left.Milliseconds(), 1)
@@ -481,7 +483,7 @@ func (s *lessor) installLocked(id int64, record *kvdpb.LeaseRecord) {
 		}
 		close(l.gone)
 	case l == nil:
-		s.addLocked(record, time.Now().Add(ttlOf(record)))
+		s.addLocked(record, s.now().Add(ttlOf(record)))
 	default:
 		if record.Revoking && !l.record.Revoking {
 			l.ending = true

@@ -26,7 +26,7 @@ import (
 // the story moves.
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
-		s := &story{t: t, seq: newFakeSequencer(), requests: make(map[string]*storyRequest)}
+		s := &story{t: t, seq: newFakeSequencer(), requests: make(map[string]*storyRequest), clock: &storyClock{t: time.Now()}}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s.t, s.d = t, d
 			f, ok := storyCommands[d.Cmd]
@@ -47,6 +47,8 @@ type story struct {
 	sinks    []*recordingSink
 	requests map[string]*storyRequest
 	late     []fakeEntry
+	clock    *storyClock
+	leases   []*storyLeases
 }
 
 type storyRequest struct {
@@ -63,9 +65,11 @@ var storyCommands = map[string]func(*story) string{
 		s.scan("batch", &limits.BatchWrites)
 		s.g = newFakeGroup(s.t)
 		for range n {
-			sink := &recordingSink{}
-			s.sinks = append(s.sinks, sink)
-			s.g.addNode(s.seq, func(c *Config) { c.Sink, c.Limits = sink, limits })
+			sink, leases := &recordingSink{}, &storyLeases{}
+			s.sinks, s.leases = append(s.sinks, sink), append(s.leases, leases)
+			leases.n = s.g.addNode(s.seq, func(c *Config) {
+				c.Sink, c.Limits, c.Leases, c.now = sink, limits, leases, s.clock.now
+			})
 		}
 		return ""
 	},
@@ -145,7 +149,9 @@ var storyCommands = map[string]func(*story) string{
 	"sequencer": (*story).sequencer,
 	"await":     (*story).await,
 	"put": func(s *story) string {
-		return s.send(&Request{Put: &pb.PutRequest{Key: s.bytes("key"), Value: s.bytes("value")}})
+		put := &pb.PutRequest{Key: s.bytes("key"), Value: s.bytes("value")}
+		s.scan("lease", &put.Lease)
+		return s.send(&Request{Put: put})
 	},
 	"delete": func(s *story) string {
 		return s.send(&Request{Delete: &pb.DeleteRangeRequest{Key: s.bytes("key"), RangeEnd: s.optional("to")}})
@@ -312,6 +318,15 @@ func (s *story) await() string {
 			var index uint64
 			s.scan("applied", &index)
 			require.NoError(s.t, n.replica.waitApplied(context.Background(), index))
+		case "registered":
+			var count int
+			s.scan("registered", &count)
+			l := s.leases[n.index]
+			until(s.t, "registrations", func() bool {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				return l.asked >= count
+			})
 		case "revision":
 			var rev int64
 			s.scan("revision", &rev)
@@ -465,6 +480,8 @@ func describeCommand(s *state, cmd []byte) string {
 		what = fmt.Sprintf("compact revision=%d", k.Compact.Revision)
 	case *kvdpb.ShardCommand_Transactions:
 		return describeTransactions(s, k.Transactions, rejection == Accepted) + rejected(rejection)
+	case *kvdpb.ShardCommand_Leases:
+		what = describeLeases(k.Leases)
 	}
 	if rejection == Accepted {
 		s.apply(&c)
