@@ -8,7 +8,6 @@ import (
 	"github.com/kvd-io/kvd/shard/eval"
 	"github.com/kvd-io/kvd/shard/ownership"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/mem"
 )
 
@@ -60,8 +59,6 @@ func (r *Router) readCopy(ctx context.Context, q *op, rep Replica) (result, erro
 	at := q.readRev
 	switch {
 	case at > 0:
-	case q.rng.Revision > res.revision:
-		return result{}, rpctypes.ErrGRPCFutureRev
 	case q.rng.Revision > 0:
 		at = q.rng.Revision
 	default:

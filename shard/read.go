@@ -232,22 +232,36 @@ func (r *read) confirm() {
 	if r.req.ReadRev > 0 {
 		reply.Revision = r.req.ReadRev
 	}
-	if err := r.t.serveable(r.spans); err != nil {
+	err := r.t.serveable(r.spans)
+	if err == nil && r.req.Range != nil {
+		// The copy need not have heard of the compaction yet.
+		err = readable(r.req.Range.Revision, eval.Bounds{Current: reply.Revision, Compact: r.grant.Stamp.CompactRevision})
+	}
+	if err != nil {
 		r.done(nil, err)
 		return
 	}
 	r.done(reply, nil)
 }
 
+// readable tells why the revision that a client asked for cannot be read.
+func readable(rev int64, b eval.Bounds) error {
+	switch {
+	case rev > b.Current:
+		return rpctypes.ErrGRPCFutureRev
+	case rev > 0 && rev < b.Compact:
+		return rpctypes.ErrGRPCCompacted
+	}
+	return nil
+}
+
 // rangeAt evaluates a range whose newest state is that at rev (zero: the
 // reader's newest), known as b.Current.
 func rangeAt(ctx context.Context, reader eval.Reader, req *pb.RangeRequest, rev int64, b eval.Bounds) (*pb.RangeResponse, error) {
-	switch {
-	case req.Revision > b.Current:
-		return nil, rpctypes.ErrGRPCFutureRev
-	case req.Revision > 0 && req.Revision < b.Compact:
-		return nil, rpctypes.ErrGRPCCompacted
-	case req.Revision > 0 && req.Revision < b.Current:
+	if err := readable(req.Revision, b); err != nil {
+		return nil, err
+	}
+	if req.Revision > 0 && req.Revision < b.Current {
 		rev = req.Revision
 	}
 	resp, err := eval.Range(ctx, reader, req, rev)

@@ -160,6 +160,7 @@ var storyCommands = map[string]func(*story) string{
 		req := &Request{Range: &pb.RangeRequest{Key: s.bytes("key"), RangeEnd: s.optional("to")}}
 		s.scan("rev", &req.Range.Revision)
 		s.scan("read-rev", &req.ReadRev)
+		req.Confirm = s.d.HasArg("confirm")
 		return s.send(req)
 	},
 	// creates the key, or reads it
