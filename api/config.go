@@ -11,6 +11,7 @@ import (
 	"github.com/kvd-io/kvd/auth"
 	"github.com/kvd-io/kvd/backup"
 	"github.com/kvd-io/kvd/lease"
+	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
 	"github.com/kvd-io/kvd/watch"
@@ -88,6 +89,20 @@ type Membership interface {
 	PromoteMember(ctx context.Context, id uint64) (all []*kvdpb.Member, err error)
 }
 
+// Operations changes where shards live, and the settings of the cluster. Errors are
+// statuses of gRPC.
+type Operations interface {
+	// Transfer makes a member the owner of a shard and returns once it serves; member
+	// 0 lets any own it.
+	Transfer(ctx context.Context, shard, member uint64) error
+	// Move replaces the replica on one member by one on another.
+	Move(ctx context.Context, shard, from, to uint64, wait bool) (replica uint64, err error)
+	// Cancel takes back what is under way with a shard, and says what it was.
+	Cancel(ctx context.Context, shard uint64) (what string, err error)
+	Settings(ctx context.Context) ([]placement.Setting, error)
+	ChangeSetting(ctx context.Context, name, value string, reset bool) (placement.Setting, error)
+}
+
 // Storage is what this member's replicas add up to.
 type Storage struct {
 	// DiskBytes is the space on disk, LiveBytes what of it is in use.
@@ -117,6 +132,7 @@ type Config struct {
 	Storage func() Storage
 	// Membership changes the members of Cluster.
 	Membership Membership
+	Operations Operations
 	// Snapshots may be nil: then there are none.
 	Snapshots Snapshots
 	Ports     []Port
@@ -177,8 +193,8 @@ func (c *Config) fill() error {
 	if c.Member == 0 {
 		errs = append(errs, errors.New("api: member id is zero"))
 	}
-	if c.Router == nil || c.Watcher == nil || c.Leases == nil || c.Cluster == nil || c.Membership == nil || c.Storage == nil {
-		errs = append(errs, errors.New("api: Router, Watcher, Leases, Cluster, Membership and Storage are needed"))
+	if c.Router == nil || c.Watcher == nil || c.Leases == nil || c.Cluster == nil || c.Membership == nil || c.Operations == nil || c.Storage == nil {
+		errs = append(errs, errors.New("api: Router, Watcher, Leases, Cluster, Membership, Operations and Storage are needed"))
 	}
 	for _, p := range c.Ports {
 		if p.Secure && c.TLS == nil {

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/kvd-io/kvd/lease"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
 	"github.com/kvd-io/kvd/router/wire"
@@ -261,6 +263,36 @@ func (m *fakeMembership) PromoteMember(_ context.Context, id uint64) ([]*kvdpb.M
 	return []*kvdpb.Member{{Id: id}}, m.err
 }
 
+// fakeOperations remembers what was asked for, and refuses it with err.
+type fakeOperations struct {
+	asked string
+	err   error
+}
+
+func (o *fakeOperations) Transfer(_ context.Context, shard, member uint64) error {
+	o.asked = fmt.Sprint("transfer ", shard, " to ", member)
+	return o.err
+}
+
+func (o *fakeOperations) Move(_ context.Context, shard, from, to uint64, wait bool) (uint64, error) {
+	o.asked = fmt.Sprint("move ", shard, " from ", from, " to ", to, " ", wait)
+	return 9, o.err
+}
+
+func (o *fakeOperations) Cancel(_ context.Context, shard uint64) (string, error) {
+	o.asked = fmt.Sprint("cancel ", shard)
+	return "a move", o.err
+}
+
+func (o *fakeOperations) Settings(context.Context) ([]placement.Setting, error) {
+	return placement.Settings(&kvdpb.ClusterSettings{}), o.err
+}
+
+func (o *fakeOperations) ChangeSetting(_ context.Context, name, value string, reset bool) (placement.Setting, error) {
+	_, s, err := placement.ChangeSetting(&kvdpb.ClusterSettings{}, name, value, reset)
+	return s, errors.Join(err, o.err)
+}
+
 // noStores and noResolver are a hub's surroundings where everything is live.
 type noStores struct{}
 
@@ -285,24 +317,25 @@ func (f fakeRevisions) TryCurrent() (shard.Grant, bool) {
 
 // fixture is a server with fakes behind it and a client before it.
 type fixture struct {
-	t       testing.TB
-	router  *fakeRouter
-	cluster *fakeCluster
-	hub     *watch.Hub
-	server  *Server
-	addr    string
-	client  *clientv3.Client
+	t          testing.TB
+	router     *fakeRouter
+	cluster    *fakeCluster
+	operations *fakeOperations
+	hub        *watch.Hub
+	server     *Server
+	addr       string
+	client     *clientv3.Client
 }
 
 func newFixture(t testing.TB, edit func(*Config)) *fixture {
-	f := &fixture{t: t, router: newFakeRouter(), cluster: &fakeCluster{leader: 5}}
+	f := &fixture{t: t, router: newFakeRouter(), cluster: &fakeCluster{leader: 5}, operations: &fakeOperations{}}
 	f.hub = watch.NewHub(watch.Config{MemberID: 5, Stores: noStores{}, Resolver: noResolver{}, Revisions: fakeRevisions{f.router}})
 	t.Cleanup(f.hub.Close)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	f.addr = l.Addr().String()
 	cfg := Config{
-		Member: 5, Router: f.router, Watcher: f.hub, Leases: noLeases{}, Cluster: f.cluster, Membership: &fakeMembership{},
+		Member: 5, Router: f.router, Watcher: f.hub, Leases: noLeases{}, Cluster: f.cluster, Membership: &fakeMembership{}, Operations: f.operations,
 		Storage:         func() Storage { return Storage{DiskBytes: 100, LiveBytes: 50, Applied: 30, Revision: 20} },
 		Ports:           []Port{{Listener: l, GRPC: true, HTTP: true}},
 		ElectionTimeout: 20 * time.Millisecond, RequestTimeout: time.Second,

@@ -158,7 +158,7 @@ func (s *Server) register() {
 	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{
 		headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, guard: s.cfg.Guard, timeout: s.cfg.RequestTimeout,
 	})
-	kvdpb.RegisterShardAdminServer(s.grpc, &shardServer{router: s.cfg.Router, cluster: s.cfg.Cluster})
+	kvdpb.RegisterShardAdminServer(s.grpc, &shardServer{router: s.cfg.Router, cluster: s.cfg.Cluster, operations: s.cfg.Operations})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 }
 

@@ -339,6 +339,6 @@ func TestSlowRequestsAreLogged(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	_, err := New(Config{Ports: []Port{{Secure: true, Listener: closedListener(t)}}})
 	require.ErrorContains(t, err, "member id is zero")
-	require.ErrorContains(t, err, "Router, Watcher, Leases, Cluster, Membership and Storage")
+	require.ErrorContains(t, err, "Router, Watcher, Leases, Cluster, Membership, Operations and Storage")
 	require.ErrorContains(t, err, "secure port without TLS")
 }

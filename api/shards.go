@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"fmt"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
@@ -14,8 +15,9 @@ import (
 // shardServer serves kvd's own admin API.
 type shardServer struct {
 	kvdpb.UnimplementedShardAdminServer
-	router  Router
-	cluster Cluster
+	router     Router
+	cluster    Cluster
+	operations Operations
 }
 
 // List implements kvdpb.ShardAdminServer.
@@ -66,15 +68,28 @@ func (s *shardServer) Split(ctx context.Context, req *kvdpb.ShardSplitRequest) (
 
 func (s *shardServer) info(i router.ShardInfo) *kvdpb.ShardInfo {
 	d := i.Descriptor
-	out := &kvdpb.ShardInfo{Id: d.Shard, Generation: d.Generation, SizeBytes: -1, Keys: -1, Phase: "unknown"}
+	out := &kvdpb.ShardInfo{Id: d.Shard, Generation: d.Generation, SizeBytes: -1, Keys: -1, Phase: "unknown", PreferredOwnerMemberId: d.PreferredOwner}
 	out.Start, out.StartInternal = bound(d.Start)
 	if !bytes.Equal(d.End, keyspace.Max()) {
 		out.End, out.EndInternal = bound(d.End)
 	}
+	out.Operation = i.Operation.Words(d, s.nameOrID)
+	applied := i.Status.GetAppliedIndex()
 	for _, r := range d.Replicas {
-		out.Replicas = append(out.Replicas, &kvdpb.ShardReplica{
-			ReplicaId: r.Replica, MemberId: r.Member, MemberName: s.name(r.Member), NonVoting: r.NonVoting,
-		})
+		replica := &kvdpb.ShardReplica{
+			ReplicaId: r.Replica, MemberId: r.Member, MemberName: s.name(r.Member), NonVoting: r.NonVoting, Joining: r.Joining, Leaving: r.Leaving,
+		}
+		for _, o := range d.Replicas {
+			if r.Replaces != 0 && o.Replica == r.Replaces {
+				replica.ReplacesMemberId = o.Member
+			}
+		}
+		if r.Joining {
+			replica.AppliedIndex = i.Joining.GetAppliedIndex()
+			// What it has applied may be newer than what the owner told.
+			out.Operation += fmt.Sprintf(" (%d of %d)", replica.AppliedIndex, max(applied, replica.AppliedIndex))
+		}
+		out.Replicas = append(out.Replicas, replica)
 	}
 	if st := i.Status; st != nil {
 		out.OwnerMemberId, out.OwnerMemberName, out.Epoch = st.OwnerMember, s.name(st.OwnerMember), st.Epoch
@@ -102,4 +117,12 @@ func (s *shardServer) name(member uint64) string {
 		}
 	}
 	return ""
+}
+
+// nameOrID is a member's name, or its id as etcdctl writes ids.
+func (s *shardServer) nameOrID(member uint64) string {
+	if name := s.name(member); name != "" {
+		return name
+	}
+	return fmt.Sprintf("%x", member)
 }

@@ -164,6 +164,10 @@ func (n *Node) next() <-chan struct{} {
 	return n.changed.ch
 }
 
+// Changed returns a channel that is closed with the next change of members,
+// descriptors, settings or ownership. Take it before looking.
+func (n *Node) Changed() <-chan struct{} { return n.next() }
+
 // View returns what this member has applied. It may lag behind; see Barrier.
 func (n *Node) View() *View { return n.view.Load() }
 

@@ -24,14 +24,20 @@ type Map struct {
 	// still routed to the parents.
 	seeding []*kvdpb.Descriptor
 	byID    map[uint64]*kvdpb.Descriptor
+	// splitting holds the shards whose children wait for seeds.
+	splitting map[uint64]struct{}
 }
 
 // NewMap builds the map of a set of descriptors whose live ones tile the key
 // space. It keeps the descriptors.
 func NewMap(version uint64, shards map[uint64]*kvdpb.Descriptor) *Map {
-	m := &Map{version: version, live: sortedLive(shards), byID: make(map[uint64]*kvdpb.Descriptor, len(shards))}
+	m := &Map{version: version, live: sortedLive(shards), byID: make(map[uint64]*kvdpb.Descriptor, len(shards)),
+		splitting: map[uint64]struct{}{}}
 	for id, d := range shards {
 		m.byID[id] = d
+		if d.Parent != 0 && (d.Phase == kvdpb.Descriptor_SEEDING || unseeded(d)) {
+			m.splitting[d.Parent] = struct{}{}
+		}
 		if d.Phase == kvdpb.Descriptor_SEEDING {
 			m.seeding = append(m.seeding, d)
 		}

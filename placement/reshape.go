@@ -2,7 +2,6 @@ package placement
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -303,23 +302,3 @@ func (s *State) setSettings(c *kvdpb.SetClusterSettings) *kvdpb.PlacementResult 
 	s.changed()
 	return applied()
 }
-
-// CheckSettings refuses settings that make no sense.
-func CheckSettings(c *kvdpb.ClusterSettings) error {
-	if c.Replicas != nil && (*c.Replicas < 1 || *c.Replicas > maxReplicasSetting) {
-		return fmt.Errorf("replicas: %d is not between 1 and %d", *c.Replicas, maxReplicasSetting)
-	}
-	if c.SplitBytes != nil && *c.SplitBytes < minSplitBytes {
-		return fmt.Errorf("split-bytes: %d is below %d", *c.SplitBytes, minSplitBytes)
-	}
-	if c.MaxChanges != nil && (*c.MaxChanges < 1 || *c.MaxChanges > maxChangesSetting) {
-		return fmt.Errorf("max-changes: %d is not between 1 and %d", *c.MaxChanges, maxChangesSetting)
-	}
-	return nil
-}
-
-const (
-	maxReplicasSetting = 7
-	minSplitBytes      = 1 << 20
-	maxChangesSetting  = 64
-)

@@ -201,7 +201,7 @@ func (s *State) dropReplica(c *kvdpb.DropReplica) *kvdpb.PlacementResult {
 	next.Replicas = slices.DeleteFunc(next.Replicas, func(o *kvdpb.Replica) bool { return o.Replica == r.Replica })
 	next.Seeded = slices.DeleteFunc(next.Seeded, func(m uint64) bool { return m == r.Member })
 	if next.PreferredOwner == r.Member {
-		next.PreferredOwner = 0
+		next.PreferredOwner, next.PreferredAutomatically = 0, false
 	}
 	s.setShard(next)
 	s.changed()
@@ -218,9 +218,10 @@ func (s *State) preferOwner(c *kvdpb.PreferOwner) *kvdpb.PlacementResult {
 	}) {
 		return reject(kvdpb.PlacementResult_INVALID, "member %016x has no voting replica of shard %d", c.Member, d.Shard)
 	}
-	if d.PreferredOwner != c.Member {
+	automatic := c.Automatic && c.Member != 0
+	if d.PreferredOwner != c.Member || d.PreferredAutomatically != automatic {
 		next := proto.CloneOf(d)
-		next.PreferredOwner = c.Member
+		next.PreferredOwner, next.PreferredAutomatically = c.Member, automatic
 		s.setShard(next)
 		s.changed()
 	}

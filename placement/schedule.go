@@ -39,6 +39,24 @@ func Schedule(v *View, alive func(member uint64) bool) []*kvdpb.PlacementCommand
 	return s.commands
 }
 
+// GiveUps decides which replicas that join are given up, because their members are
+// lost: gone for so long, or removed, that they would hold their shards up. A shard
+// whose replicas change can be neither repaired nor split.
+func GiveUps(v *View, lost func(member uint64) bool) []*kvdpb.PlacementCommand {
+	var commands []*kvdpb.PlacementCommand
+	for _, d := range v.Map.live {
+		if r := changing(d); r != nil && r.Joining && (v.Member(r.Member) == nil || lost(r.Member)) {
+			commands = append(commands, removal(d, r))
+		}
+	}
+	return commands
+}
+
+func removal(d *kvdpb.Descriptor, r *kvdpb.Replica) *kvdpb.PlacementCommand {
+	return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RemoveReplica{
+		RemoveReplica: &kvdpb.RemoveReplica{Shard: d.Shard, Config: d.Config, Replica: r.Replica}}}
+}
+
 type schedule struct {
 	view  *View
 	alive func(uint64) bool
@@ -79,15 +97,9 @@ func newSchedule(v *View, alive func(uint64) bool) *schedule {
 // settled lists the shards whose replicas may change now: those with the fewest
 // replicas that can be counted on first.
 func (s *schedule) settled() []*kvdpb.Descriptor {
-	splitting := map[uint64]bool{}
-	for _, d := range s.view.Map.byID {
-		if d.Parent != 0 && (d.Phase == kvdpb.Descriptor_SEEDING || unseeded(d)) {
-			splitting[d.Parent] = true
-		}
-	}
 	var all []*kvdpb.Descriptor
 	for _, d := range s.view.Map.live {
-		if changing(d) == nil && !splitting[d.Shard] {
+		if Doing(s.view.Map, d) == "" {
 			all = append(all, d)
 		}
 	}
@@ -226,13 +238,36 @@ func (s *schedule) add(d *kvdpb.Descriptor, to *kvdpb.Member, replaces *kvdpb.Re
 
 func (s *schedule) remove(d *kvdpb.Descriptor, r *kvdpb.Replica) {
 	s.load[r.Member]--
-	s.commands = append(s.commands, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RemoveReplica{
-		RemoveReplica: &kvdpb.RemoveReplica{Shard: d.Shard, Config: d.Config, Replica: r.Replica}}})
+	s.commands = append(s.commands, removal(d, r))
 }
 
 // scheduleEvery is how often the scheduler looks for what no news announces:
 // members that are lost or come back.
 const scheduleEvery = 500 * time.Millisecond
+
+// lostAfter is how long a member is gone until what it is being given is given to
+// others.
+const lostAfter = time.Minute
+
+// absences remembers since when members are not connected.
+type absences map[uint64]time.Time
+
+// look takes note of who is there now.
+func (a absences) look(members []*kvdpb.Member, alive func(uint64) bool, now time.Time) {
+	for _, m := range members {
+		if _, noted := a[m.Id]; alive(m.Id) {
+			delete(a, m.Id)
+		} else if !noted {
+			a[m.Id] = now
+		}
+	}
+}
+
+// lost tells whether a member has been gone for long.
+func (a absences) lost(member uint64, now time.Time) bool {
+	since, gone := a[member]
+	return gone && now.Sub(since) >= lostAfter
+}
 
 // runScheduler begins what Schedule decides, while this member is the sequencer.
 func (n *Node) runScheduler() {
@@ -241,10 +276,14 @@ func (n *Node) runScheduler() {
 	}
 	tick := time.NewTicker(scheduleEvery)
 	defer tick.Stop()
+	gone := absences{}
 	for {
 		changed := n.next()
+		now := time.Now()
+		gone.look(n.Members(), n.cfg.Alive, now)
 		if n.Serving() {
-			n.schedule()
+			n.carryOut(GiveUps(n.View(), func(m uint64) bool { return gone.lost(m, now) }))
+			n.carryOut(Schedule(n.View(), n.cfg.Alive))
 		}
 		select {
 		case <-n.ctx.Done():
@@ -255,8 +294,8 @@ func (n *Node) runScheduler() {
 	}
 }
 
-func (n *Node) schedule() {
-	for _, cmd := range Schedule(n.View(), n.cfg.Alive) {
+func (n *Node) carryOut(commands []*kvdpb.PlacementCommand) {
+	for _, cmd := range commands {
 		ctx, cancel := context.WithTimeout(n.ctx, 2*n.cfg.Election)
 		_, err := n.Update(ctx, cmd)
 		cancel()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -90,4 +91,57 @@ func carryOut(s *State, d *kvdpb.Descriptor) {
 			s.dropReplica(&kvdpb.DropReplica{Shard: d.Shard, Replica: r.Replica})
 		}
 	}
+}
+
+// TestGiveUps: a replica that can never join does not hold its shard up, and one
+// that votes is never given up.
+func TestGiveUps(t *testing.T) {
+	s := NewState()
+	in := &kvdpb.PlacementInit{ClusterId: 9}
+	for i := range uint64(4) {
+		in.Members = append(in.Members, &kvdpb.Member{Id: i + 1, Replica: i + 1, Name: fmt.Sprint("m", i+1), PeerUrls: []string{fmt.Sprint("http://p", i)}})
+	}
+	d := &kvdpb.Descriptor{Shard: FirstShard, Start: keyspace.Min(), End: keyspace.Max(), Generation: 1,
+		Replicas: []*kvdpb.Replica{{Member: 1, Replica: 1}, {Member: 2, Replica: 2}, {Member: 3, Replica: 3}}}
+	d.Initial = d.Replicas
+	in.Shards = []*kvdpb.Descriptor{d}
+	require.Equal(t, kvdpb.PlacementResult_NONE, s.Apply(command(in)).Rejection)
+	lost := map[uint64]bool{}
+	decide := func() []*kvdpb.PlacementCommand {
+		return GiveUps(s.view(nil, 1), func(m uint64) bool { return lost[m] })
+	}
+	require.Equal(t, kvdpb.PlacementResult_NONE, s.addReplica(&kvdpb.AddReplica{Shard: FirstShard, Member: 4, Replaces: 3}).Rejection)
+	require.Empty(t, decide())
+	lost[3] = true
+	require.Empty(t, decide(), "the replica that it replaces may be dead")
+	lost[4] = true
+	given := decide()
+	require.Len(t, given, 1)
+	require.Equal(t, kvdpb.PlacementResult_NONE, s.removeReplica(given[0].GetRemoveReplica()).Rejection)
+	require.Empty(t, decide(), "it leaves by now")
+	require.Equal(t, kvdpb.PlacementResult_NONE, s.dropReplica(&kvdpb.DropReplica{Shard: FirstShard, Replica: 4}).Rejection)
+	require.Len(t, s.shards[FirstShard].Replicas, 3, "the one that was to be replaced stays")
+	require.False(t, findReplica(s.shards[FirstShard], 3).Leaving)
+
+	lost[4] = false
+	require.Equal(t, kvdpb.PlacementResult_NONE, s.addReplica(&kvdpb.AddReplica{Shard: FirstShard, Config: s.shards[FirstShard].Config, Member: 4, Replaces: 3}).Rejection)
+	joined := s.shards[FirstShard].Replicas[3].Replica
+	require.Greater(t, joined, uint64(4), "ids never come back")
+	require.Equal(t, kvdpb.PlacementResult_NONE, s.promoteReplica(&kvdpb.PromoteReplica{Shard: FirstShard, Replica: joined}).Rejection)
+	lost[4] = true
+	require.Empty(t, decide(), "past the point of no return")
+
+	a, now := absences{}, time.Unix(100, 0)
+	alive := false
+	look := func(at time.Time) bool {
+		a.look(in.Members[:1], func(uint64) bool { return alive }, at)
+		return a.lost(1, at)
+	}
+	require.False(t, look(now))
+	require.False(t, look(now.Add(lostAfter-1)))
+	require.True(t, look(now.Add(lostAfter)))
+	alive = true
+	require.False(t, look(now.Add(lostAfter)))
+	alive = false
+	require.False(t, look(now.Add(2*lostAfter)), "counted anew")
 }

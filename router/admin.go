@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,6 +20,11 @@ type ShardInfo struct {
 	Descriptor *kvdpb.Descriptor
 	// Status is nil if nobody could be asked.
 	Status *kvdpb.ReplicaStatus
+	// Operation is what is under way with the shard; empty for nothing.
+	Operation placement.Operation
+	// Joining is the status of a replica that is being fed; nil if there is none, or
+	// it could not be asked.
+	Joining *kvdpb.ReplicaStatus
 }
 
 // Shards lists all shards in key order, with the version of the map that they
@@ -40,46 +47,72 @@ func (r *Router) Shard(ctx context.Context, id uint64) (ShardInfo, error) {
 	return r.describe(ctx, []*kvdpb.Descriptor{d})[0], nil
 }
 
+// question is what one member is asked of: its replicas of shards.
+type question struct {
+	shards []uint64
+	// answers is where each answer goes.
+	answers map[uint64]**kvdpb.ReplicaStatus
+}
+
 func (r *Router) describe(ctx context.Context, ds []*kvdpb.Descriptor) []ShardInfo {
 	infos := make([]ShardInfo, len(ds))
-	index := make(map[uint64]int, len(ds))
-	remote := make(map[uint64][]uint64)
+	questions := map[uint64]*question{}
+	ask := func(member, shard uint64, answer **kvdpb.ReplicaStatus) {
+		q := questions[member]
+		if q == nil {
+			q = &question{answers: map[uint64]**kvdpb.ReplicaStatus{}}
+			questions[member] = q
+		}
+		q.shards = append(q.shards, shard)
+		q.answers[shard] = answer
+	}
+	placed := r.cfg.Placement.Map()
 	for i, d := range ds {
-		infos[i].Descriptor = d
-		index[d.Shard] = i
+		infos[i].Descriptor, infos[i].Operation = d, placement.Doing(placed, d)
 		rep, here := r.cfg.Replicas.Replica(d.Shard)
 		if here {
 			infos[i].Status = rep.Status()
 		}
+		owner := r.cfg.Member
 		if local, member, err := r.target(d, 0); err == nil && local == nil {
-			remote[member] = append(remote[member], d.Shard)
+			owner = member
+			ask(member, d.Shard, &infos[i].Status)
+		}
+		for _, replica := range d.Replicas {
+			switch {
+			case !replica.Joining || replica.Member == owner:
+			case replica.Member == r.cfg.Member && here:
+				infos[i].Joining = rep.Status()
+			default:
+				ask(replica.Member, d.Shard, &infos[i].Joining)
+			}
 		}
 	}
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for member, ids := range remote {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			conn, err := r.cfg.Mesh.Conn(member)
-			if err != nil {
-				return
-			}
-			resp, err := kvdpb.NewShardsClient(conn).Describe(ctx, &kvdpb.DescribeRequest{Shards: ids})
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for _, s := range resp.Replicas {
-				if i, ok := index[s.Shard]; ok {
-					infos[i].Status = s
-				}
-			}
-		}()
+	for member, q := range questions {
+		wg.Go(func() { r.put(ctx, member, q) })
 	}
 	wg.Wait()
 	return infos
+}
+
+// put puts a question to a member. Each answer has a place of its own.
+func (r *Router) put(ctx context.Context, member uint64, q *question) {
+	conn, err := r.cfg.Mesh.Conn(member)
+	if err != nil {
+		return
+	}
+	for part := range slices.Chunk(q.shards, maxResolve) {
+		resp, err := kvdpb.NewShardsClient(conn).Describe(ctx, &kvdpb.DescribeRequest{Shards: part})
+		if err != nil {
+			return
+		}
+		for _, s := range resp.Replicas {
+			if to := q.answers[s.Shard]; to != nil {
+				*to = s
+			}
+		}
+	}
 }
 
 // Split cuts the shard that holds the user key in two, so that the right half

@@ -27,7 +27,7 @@ func (m *Member) openAPI(ctx context.Context) error {
 		return err
 	}
 	m.api, err = api.New(api.Config{
-		Member: m.id.member, Router: m.router, Watcher: m.hub, Leases: m.leases, Cluster: m.placement, Membership: membership{m}, Storage: m.storage, Snapshots: m.backup,
+		Member: m.id.member, Router: m.router, Watcher: m.hub, Leases: m.leases, Cluster: m.placement, Membership: membership{m}, Operations: operations{m}, Storage: m.storage, Snapshots: m.backup,
 		Ports: ports, TLS: tlsConfig, Logger: m.log.Named("api"),
 		MaxRequestBytes: m.cfg.MaxRequestBytes, MaxTxnOps: m.cfg.MaxTxnOps, MaxConcurrentStreams: m.cfg.MaxConcurrentStreams,
 		KeepAliveMinTime: m.cfg.GRPCKeepAliveMinTime, KeepAliveInterval: m.cfg.GRPCKeepAliveInterval, KeepAliveTimeout: m.cfg.GRPCKeepAliveTimeout,

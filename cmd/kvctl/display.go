@@ -40,9 +40,18 @@ func row(shard *kvdpb.ShardInfo) []string {
 	replicas := make([]string, len(shard.Replicas))
 	for i, replica := range shard.Replicas {
 		replicas[i] = memberName(replica.MemberName, replica.MemberId)
-		if replica.NonVoting {
+		switch {
+		case replica.Joining:
+			replicas[i] += " (joining)"
+		case replica.Leaving:
+			replicas[i] += " (leaving)"
+		case replica.NonVoting:
 			replicas[i] += " (non-voting)"
 		}
+	}
+	phase := shard.Phase
+	if shard.Operation != "" {
+		phase += ", " + shard.Operation
 	}
 	keys := "?"
 	if shard.Keys >= 0 {
@@ -57,7 +66,7 @@ func row(shard *kvdpb.ShardInfo) []string {
 		strings.Join(replicas, ", "),
 		showSize(shard.SizeBytes),
 		keys,
-		shard.Phase,
+		phase,
 	}
 }
 
@@ -145,7 +154,9 @@ type memberJSON struct {
 type replicaJSON struct {
 	ReplicaID uint64 `json:"replica_id"`
 	memberJSON
-	Voting bool `json:"voting"`
+	Voting  bool `json:"voting"`
+	Joining bool `json:"joining,omitempty"`
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 // shardJSON is one shard for programs. Start and end are written as showKey writes keys, and empty at the ends of the
@@ -163,6 +174,7 @@ type shardJSON struct {
 	SizeBytes     *int64        `json:"size_bytes"`
 	Keys          *int64        `json:"keys"`
 	Phase         string        `json:"phase"`
+	Operation     string        `json:"operation,omitempty"`
 	AppliedIndex  uint64        `json:"applied_index"`
 	Revision      int64         `json:"revision"`
 }
@@ -174,7 +186,7 @@ func showJSON(w io.Writer, shards []*kvdpb.ShardInfo) error {
 		one := shardJSON{
 			ID: shard.Id, Start: jsonBound(shard.Start), End: jsonBound(shard.End),
 			StartInternal: shard.StartInternal, EndInternal: shard.EndInternal,
-			Generation: shard.Generation, Epoch: shard.Epoch, Phase: shard.Phase,
+			Generation: shard.Generation, Epoch: shard.Epoch, Phase: shard.Phase, Operation: shard.Operation,
 			AppliedIndex: shard.AppliedIndex, Revision: shard.Revision,
 			SizeBytes: known(shard.SizeBytes), Keys: known(shard.Keys), Replicas: make([]replicaJSON, len(shard.Replicas)),
 		}
@@ -182,7 +194,7 @@ func showJSON(w io.Writer, shards []*kvdpb.ShardInfo) error {
 			one.Owner = &memberJSON{shard.OwnerMemberId, shard.OwnerMemberName}
 		}
 		for j, replica := range shard.Replicas {
-			one.Replicas[j] = replicaJSON{replica.ReplicaId, memberJSON{replica.MemberId, replica.MemberName}, !replica.NonVoting}
+			one.Replicas[j] = replicaJSON{replica.ReplicaId, memberJSON{replica.MemberId, replica.MemberName}, !replica.NonVoting, replica.Joining, replica.Leaving}
 		}
 		all[i] = one
 	}

@@ -29,7 +29,7 @@ func newRoot() *cobra.Command {
 	addGlobalFlags(root, global)
 	root.AddGroup(
 		command.NewKVGroup(),
-		&cobra.Group{ID: shardGroup, Title: "Shard commands"},
+		&cobra.Group{ID: shardGroup, Title: "Shard and cluster commands"},
 		command.NewClusterMaintenanceGroup(),
 		command.NewConcurrencyGroup(),
 		command.NewAuthenticationGroup(),
@@ -62,7 +62,7 @@ func newRoot() *cobra.Command {
 		command.NewOptionsCommand(root),
 	)
 	rename(root)
-	root.AddCommand(newShardCommand(global))
+	root.AddCommand(newShardCommand(global), newClusterCommand(global))
 	command.SetHelpCmdGroup(root)
 
 	// As in etcdctl, the many global flags are shown by `options` and not by each help text.

@@ -25,7 +25,7 @@ func TestEveryCommandOfEtcdctlIsMounted(t *testing.T) {
 		require.True(t, mounted[name], name)
 		delete(mounted, name)
 	}
-	require.Equal(t, map[string]bool{"shard": true}, mounted)
+	require.Equal(t, map[string]bool{"cluster": true, "shard": true}, mounted)
 }
 
 func TestHelpSpeaksOfKvctl(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/etcdctl/v3/ctlv3/command"
 	"go.etcd.io/etcd/pkg/v3/cobrautl"
 	"google.golang.org/grpc/codes"
@@ -35,13 +36,14 @@ func newShardCommand(global *command.GlobalFlags) *cobra.Command {
 		// Without this cobra takes an unknown subcommand for a call for help.
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return &codedError{cobrautl.ExitBadArgs, fmt.Errorf("unknown shard command %q: there are list, show and split", args[0])}
+				return &codedError{cobrautl.ExitBadArgs, fmt.Errorf("unknown shard command %q: there are list, show, split, transfer, move and cancel", args[0])}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	shard.AddCommand(newShardListCommand(global), newShardShowCommand(global), newShardSplitCommand(global))
+	shard.AddCommand(newShardListCommand(global), newShardShowCommand(global), newShardSplitCommand(global),
+		newShardTransferCommand(global), newShardMoveCommand(global), newShardCancelCommand(global))
 	return shard
 }
 
@@ -69,9 +71,9 @@ func newShardShowCommand(global *command.GlobalFlags) *cobra.Command {
 		Short: "Shows one shard",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := strconv.ParseUint(args[0], 10, 64)
+			id, err := shardID(args[0])
 			if err != nil {
-				return &codedError{cobrautl.ExitBadArgs, fmt.Errorf("%q is not the id of a shard, which is a number", args[0])}
+				return err
 			}
 			return withAdmin(cmd, global, func(ctx context.Context, admin kvdpb.ShardAdminClient, show display) error {
 				response, err := admin.Show(ctx, &kvdpb.ShardShowRequest{Id: id})
@@ -116,21 +118,37 @@ The key is taken as it is, unless it begins with a double quote: then it is a Go
 	return split
 }
 
+func shardID(text string) (uint64, error) {
+	id, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, &codedError{cobrautl.ExitBadArgs, fmt.Errorf("%q is not the id of a shard, which is a number", text)}
+	}
+	return id, nil
+}
+
 // withAdmin connects and does one command's work within --command-timeout.
 func withAdmin(cmd *cobra.Command, global *command.GlobalFlags, work func(context.Context, kvdpb.ShardAdminClient, display) error) error {
+	return withClient(cmd, global, func(ctx context.Context, _ *clientv3.Client, admin kvdpb.ShardAdminClient) error {
+		// The format may come from the environment, which is known by now.
+		show, err := displayFor(global.OutputFormat)
+		if err != nil {
+			return &codedError{cobrautl.ExitBadFeature, err}
+		}
+		return work(ctx, admin, show)
+	})
+}
+
+// withClient connects and does one command's work within --command-timeout.
+func withClient(cmd *cobra.Command, global *command.GlobalFlags, work func(context.Context, *clientv3.Client, kvdpb.ShardAdminClient) error) error {
 	cmd.SilenceUsage = true // from here on it is not the command line that is wrong
 	client, err := connect(cmd, global)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	show, err := displayFor(global.OutputFormat)
-	if err != nil {
-		return &codedError{cobrautl.ExitBadFeature, err}
-	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), global.CommandTimeOut)
 	defer cancel()
-	return explain(work(ctx, kvdpb.NewShardAdminClient(client.ActiveConnection()), show))
+	return explain(work(ctx, client, kvdpb.NewShardAdminClient(client.ActiveConnection())))
 }
 
 // explain turns a status of the server into an error for people, with etcdctl's exit codes.

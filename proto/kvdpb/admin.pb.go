@@ -27,8 +27,15 @@ type ShardReplica struct {
 	ReplicaId uint64                 `protobuf:"varint,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
 	MemberId  uint64                 `protobuf:"varint,2,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
 	// member_name is empty while the member has not published its name.
-	MemberName    string `protobuf:"bytes,3,opt,name=member_name,json=memberName,proto3" json:"member_name,omitempty"`
-	NonVoting     bool   `protobuf:"varint,4,opt,name=non_voting,json=nonVoting,proto3" json:"non_voting,omitempty"`
+	MemberName string `protobuf:"bytes,3,opt,name=member_name,json=memberName,proto3" json:"member_name,omitempty"`
+	NonVoting  bool   `protobuf:"varint,4,opt,name=non_voting,json=nonVoting,proto3" json:"non_voting,omitempty"`
+	// joining: it is being fed, and votes once it has caught up. leaving: it is being taken out.
+	Joining bool `protobuf:"varint,5,opt,name=joining,proto3" json:"joining,omitempty"`
+	Leaving bool `protobuf:"varint,6,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// replaces_member_id is the member whose replica leaves when this one votes, 0 for none.
+	ReplacesMemberId uint64 `protobuf:"varint,7,opt,name=replaces_member_id,json=replacesMemberId,proto3" json:"replaces_member_id,omitempty"`
+	// applied_index is the raft index that a joining replica has applied; 0 if it could not be asked.
+	AppliedIndex  uint64 `protobuf:"varint,8,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -91,6 +98,34 @@ func (x *ShardReplica) GetNonVoting() bool {
 	return false
 }
 
+func (x *ShardReplica) GetJoining() bool {
+	if x != nil {
+		return x.Joining
+	}
+	return false
+}
+
+func (x *ShardReplica) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *ShardReplica) GetReplacesMemberId() uint64 {
+	if x != nil {
+		return x.ReplacesMemberId
+	}
+	return 0
+}
+
+func (x *ShardReplica) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
 // ShardInfo describes one shard: what the range map says of it, and what its owner reports.
 type ShardInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -119,9 +154,14 @@ type ShardInfo struct {
 	// applied_index is the raft index that the owner has applied.
 	AppliedIndex uint64 `protobuf:"varint,14,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	// revision is the largest revision that the owner has applied.
-	Revision      int64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Revision int64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	// operation says in words what is under way with the shard and how far it is, such as "move m1 to m4: copying (12 of
+	// 340)"; empty if nothing is.
+	Operation string `protobuf:"bytes,16,opt,name=operation,proto3" json:"operation,omitempty"`
+	// preferred_owner_member_id is the member that shall own the shard, 0 for any.
+	PreferredOwnerMemberId uint64 `protobuf:"varint,17,opt,name=preferred_owner_member_id,json=preferredOwnerMemberId,proto3" json:"preferred_owner_member_id,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *ShardInfo) Reset() {
@@ -255,6 +295,20 @@ func (x *ShardInfo) GetAppliedIndex() uint64 {
 func (x *ShardInfo) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *ShardInfo) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *ShardInfo) GetPreferredOwnerMemberId() uint64 {
+	if x != nil {
+		return x.PreferredOwnerMemberId
 	}
 	return 0
 }
@@ -538,7 +592,7 @@ var File_kvdpb_admin_proto protoreflect.FileDescriptor
 
 const file_kvdpb_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x11kvdpb/admin.proto\x12\x05kvdpb\"\x8a\x01\n" +
+	"\x11kvdpb/admin.proto\x12\x05kvdpb\x1a\x16kvdpb/operations.proto\"\x91\x02\n" +
 	"\fShardReplica\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\x04R\treplicaId\x12\x1b\n" +
@@ -546,7 +600,11 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\vmember_name\x18\x03 \x01(\tR\n" +
 	"memberName\x12\x1d\n" +
 	"\n" +
-	"non_voting\x18\x04 \x01(\bR\tnonVoting\"\xd2\x03\n" +
+	"non_voting\x18\x04 \x01(\bR\tnonVoting\x12\x18\n" +
+	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
+	"\aleaving\x18\x06 \x01(\bR\aleaving\x12,\n" +
+	"\x12replaces_member_id\x18\a \x01(\x04R\x10replacesMemberId\x12#\n" +
+	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex\"\xab\x04\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\fR\x05start\x12\x10\n" +
@@ -566,7 +624,9 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\x04keys\x18\f \x01(\x12R\x04keys\x12\x14\n" +
 	"\x05phase\x18\r \x01(\tR\x05phase\x12#\n" +
 	"\rapplied_index\x18\x0e \x01(\x04R\fappliedIndex\x12\x1a\n" +
-	"\brevision\x18\x0f \x01(\x03R\brevision\"\x12\n" +
+	"\brevision\x18\x0f \x01(\x03R\brevision\x12\x1c\n" +
+	"\toperation\x18\x10 \x01(\tR\toperation\x129\n" +
+	"\x19preferred_owner_member_id\x18\x11 \x01(\x04R\x16preferredOwnerMemberId\"\x12\n" +
 	"\x10ShardListRequest\"^\n" +
 	"\x11ShardListResponse\x12(\n" +
 	"\x06shards\x18\x01 \x03(\v2\x10.kvdpb.ShardInfoR\x06shards\x12\x1f\n" +
@@ -580,12 +640,17 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"b\n" +
 	"\x12ShardSplitResponse\x12$\n" +
 	"\x04left\x18\x01 \x01(\v2\x10.kvdpb.ShardInfoR\x04left\x12&\n" +
-	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\xc0\x01\n" +
+	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\x8c\x04\n" +
 	"\n" +
 	"ShardAdmin\x129\n" +
 	"\x04List\x12\x17.kvdpb.ShardListRequest\x1a\x18.kvdpb.ShardListResponse\x129\n" +
 	"\x04Show\x12\x17.kvdpb.ShardShowRequest\x1a\x18.kvdpb.ShardShowResponse\x12<\n" +
-	"\x05Split\x12\x18.kvdpb.ShardSplitRequest\x1a\x19.kvdpb.ShardSplitResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\x05Split\x12\x18.kvdpb.ShardSplitRequest\x1a\x19.kvdpb.ShardSplitResponse\x12E\n" +
+	"\bTransfer\x12\x1b.kvdpb.ShardTransferRequest\x1a\x1c.kvdpb.ShardTransferResponse\x129\n" +
+	"\x04Move\x12\x17.kvdpb.ShardMoveRequest\x1a\x18.kvdpb.ShardMoveResponse\x12?\n" +
+	"\x06Cancel\x12\x19.kvdpb.ShardCancelRequest\x1a\x1a.kvdpb.ShardCancelResponse\x12;\n" +
+	"\bSettings\x12\x16.kvdpb.SettingsRequest\x1a\x17.kvdpb.SettingsResponse\x12J\n" +
+	"\rChangeSetting\x12\x1b.kvdpb.ChangeSettingRequest\x1a\x1c.kvdpb.ChangeSettingResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_admin_proto_rawDescOnce sync.Once
@@ -601,32 +666,52 @@ func file_kvdpb_admin_proto_rawDescGZIP() []byte {
 
 var file_kvdpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_kvdpb_admin_proto_goTypes = []any{
-	(*ShardReplica)(nil),       // 0: kvdpb.ShardReplica
-	(*ShardInfo)(nil),          // 1: kvdpb.ShardInfo
-	(*ShardListRequest)(nil),   // 2: kvdpb.ShardListRequest
-	(*ShardListResponse)(nil),  // 3: kvdpb.ShardListResponse
-	(*ShardShowRequest)(nil),   // 4: kvdpb.ShardShowRequest
-	(*ShardShowResponse)(nil),  // 5: kvdpb.ShardShowResponse
-	(*ShardSplitRequest)(nil),  // 6: kvdpb.ShardSplitRequest
-	(*ShardSplitResponse)(nil), // 7: kvdpb.ShardSplitResponse
+	(*ShardReplica)(nil),          // 0: kvdpb.ShardReplica
+	(*ShardInfo)(nil),             // 1: kvdpb.ShardInfo
+	(*ShardListRequest)(nil),      // 2: kvdpb.ShardListRequest
+	(*ShardListResponse)(nil),     // 3: kvdpb.ShardListResponse
+	(*ShardShowRequest)(nil),      // 4: kvdpb.ShardShowRequest
+	(*ShardShowResponse)(nil),     // 5: kvdpb.ShardShowResponse
+	(*ShardSplitRequest)(nil),     // 6: kvdpb.ShardSplitRequest
+	(*ShardSplitResponse)(nil),    // 7: kvdpb.ShardSplitResponse
+	(*ShardTransferRequest)(nil),  // 8: kvdpb.ShardTransferRequest
+	(*ShardMoveRequest)(nil),      // 9: kvdpb.ShardMoveRequest
+	(*ShardCancelRequest)(nil),    // 10: kvdpb.ShardCancelRequest
+	(*SettingsRequest)(nil),       // 11: kvdpb.SettingsRequest
+	(*ChangeSettingRequest)(nil),  // 12: kvdpb.ChangeSettingRequest
+	(*ShardTransferResponse)(nil), // 13: kvdpb.ShardTransferResponse
+	(*ShardMoveResponse)(nil),     // 14: kvdpb.ShardMoveResponse
+	(*ShardCancelResponse)(nil),   // 15: kvdpb.ShardCancelResponse
+	(*SettingsResponse)(nil),      // 16: kvdpb.SettingsResponse
+	(*ChangeSettingResponse)(nil), // 17: kvdpb.ChangeSettingResponse
 }
 var file_kvdpb_admin_proto_depIdxs = []int32{
-	0, // 0: kvdpb.ShardInfo.replicas:type_name -> kvdpb.ShardReplica
-	1, // 1: kvdpb.ShardListResponse.shards:type_name -> kvdpb.ShardInfo
-	1, // 2: kvdpb.ShardShowResponse.shard:type_name -> kvdpb.ShardInfo
-	1, // 3: kvdpb.ShardSplitResponse.left:type_name -> kvdpb.ShardInfo
-	1, // 4: kvdpb.ShardSplitResponse.right:type_name -> kvdpb.ShardInfo
-	2, // 5: kvdpb.ShardAdmin.List:input_type -> kvdpb.ShardListRequest
-	4, // 6: kvdpb.ShardAdmin.Show:input_type -> kvdpb.ShardShowRequest
-	6, // 7: kvdpb.ShardAdmin.Split:input_type -> kvdpb.ShardSplitRequest
-	3, // 8: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
-	5, // 9: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
-	7, // 10: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	0,  // 0: kvdpb.ShardInfo.replicas:type_name -> kvdpb.ShardReplica
+	1,  // 1: kvdpb.ShardListResponse.shards:type_name -> kvdpb.ShardInfo
+	1,  // 2: kvdpb.ShardShowResponse.shard:type_name -> kvdpb.ShardInfo
+	1,  // 3: kvdpb.ShardSplitResponse.left:type_name -> kvdpb.ShardInfo
+	1,  // 4: kvdpb.ShardSplitResponse.right:type_name -> kvdpb.ShardInfo
+	2,  // 5: kvdpb.ShardAdmin.List:input_type -> kvdpb.ShardListRequest
+	4,  // 6: kvdpb.ShardAdmin.Show:input_type -> kvdpb.ShardShowRequest
+	6,  // 7: kvdpb.ShardAdmin.Split:input_type -> kvdpb.ShardSplitRequest
+	8,  // 8: kvdpb.ShardAdmin.Transfer:input_type -> kvdpb.ShardTransferRequest
+	9,  // 9: kvdpb.ShardAdmin.Move:input_type -> kvdpb.ShardMoveRequest
+	10, // 10: kvdpb.ShardAdmin.Cancel:input_type -> kvdpb.ShardCancelRequest
+	11, // 11: kvdpb.ShardAdmin.Settings:input_type -> kvdpb.SettingsRequest
+	12, // 12: kvdpb.ShardAdmin.ChangeSetting:input_type -> kvdpb.ChangeSettingRequest
+	3,  // 13: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
+	5,  // 14: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
+	7,  // 15: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
+	13, // 16: kvdpb.ShardAdmin.Transfer:output_type -> kvdpb.ShardTransferResponse
+	14, // 17: kvdpb.ShardAdmin.Move:output_type -> kvdpb.ShardMoveResponse
+	15, // 18: kvdpb.ShardAdmin.Cancel:output_type -> kvdpb.ShardCancelResponse
+	16, // 19: kvdpb.ShardAdmin.Settings:output_type -> kvdpb.SettingsResponse
+	17, // 20: kvdpb.ShardAdmin.ChangeSetting:output_type -> kvdpb.ChangeSettingResponse
+	13, // [13:21] is the sub-list for method output_type
+	5,  // [5:13] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_admin_proto_init() }
@@ -634,6 +719,7 @@ func file_kvdpb_admin_proto_init() {
 	if File_kvdpb_admin_proto != nil {
 		return
 	}
+	file_kvdpb_operations_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

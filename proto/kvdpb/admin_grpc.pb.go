@@ -19,9 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ShardAdmin_List_FullMethodName  = "/kvdpb.ShardAdmin/List"
-	ShardAdmin_Show_FullMethodName  = "/kvdpb.ShardAdmin/Show"
-	ShardAdmin_Split_FullMethodName = "/kvdpb.ShardAdmin/Split"
+	ShardAdmin_List_FullMethodName          = "/kvdpb.ShardAdmin/List"
+	ShardAdmin_Show_FullMethodName          = "/kvdpb.ShardAdmin/Show"
+	ShardAdmin_Split_FullMethodName         = "/kvdpb.ShardAdmin/Split"
+	ShardAdmin_Transfer_FullMethodName      = "/kvdpb.ShardAdmin/Transfer"
+	ShardAdmin_Move_FullMethodName          = "/kvdpb.ShardAdmin/Move"
+	ShardAdmin_Cancel_FullMethodName        = "/kvdpb.ShardAdmin/Cancel"
+	ShardAdmin_Settings_FullMethodName      = "/kvdpb.ShardAdmin/Settings"
+	ShardAdmin_ChangeSetting_FullMethodName = "/kvdpb.ShardAdmin/ChangeSetting"
 )
 
 // ShardAdminClient is the client API for ShardAdmin service.
@@ -38,6 +43,22 @@ type ShardAdminClient interface {
 	// Split cuts the shard that holds a key in two, and answers when both halves serve. FailedPrecondition if the key
 	// is a boundary already or the shard cannot be split now.
 	Split(ctx context.Context, in *ShardSplitRequest, opts ...grpc.CallOption) (*ShardSplitResponse, error)
+	// Transfer hands the ownership of a shard to a member that has a voting replica of it, and answers when that serves.
+	// The member stays the preferred owner. FailedPrecondition while another operation of the shard is under way, or if
+	// the member cannot own it.
+	Transfer(ctx context.Context, in *ShardTransferRequest, opts ...grpc.CallOption) (*ShardTransferResponse, error)
+	// Move replaces the replica on one member by one on another, and answers when the old one is out of the group.
+	// FailedPrecondition while another operation of the shard is under way, Aborted if the move was given up. A move goes
+	// on, whoever crashes, also after the caller has gone.
+	Move(ctx context.Context, in *ShardMoveRequest, opts ...grpc.CallOption) (*ShardMoveResponse, error)
+	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
+	// owner serves. FailedPrecondition if there is nothing, or if it only goes forward by now.
+	Cancel(ctx context.Context, in *ShardCancelRequest, opts ...grpc.CallOption) (*ShardCancelResponse, error)
+	// Settings lists the settings of the cluster.
+	Settings(ctx context.Context, in *SettingsRequest, opts ...grpc.CallOption) (*SettingsResponse, error)
+	// ChangeSetting sets a setting of the cluster, or gives it its default back, and answers it as it is then. NotFound if
+	// there is no such setting, InvalidArgument if the value is none of its own.
+	ChangeSetting(ctx context.Context, in *ChangeSettingRequest, opts ...grpc.CallOption) (*ChangeSettingResponse, error)
 }
 
 type shardAdminClient struct {
@@ -78,6 +99,56 @@ func (c *shardAdminClient) Split(ctx context.Context, in *ShardSplitRequest, opt
 	return out, nil
 }
 
+func (c *shardAdminClient) Transfer(ctx context.Context, in *ShardTransferRequest, opts ...grpc.CallOption) (*ShardTransferResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardTransferResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_Transfer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardAdminClient) Move(ctx context.Context, in *ShardMoveRequest, opts ...grpc.CallOption) (*ShardMoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardMoveResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_Move_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardAdminClient) Cancel(ctx context.Context, in *ShardCancelRequest, opts ...grpc.CallOption) (*ShardCancelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardCancelResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_Cancel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardAdminClient) Settings(ctx context.Context, in *SettingsRequest, opts ...grpc.CallOption) (*SettingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SettingsResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_Settings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardAdminClient) ChangeSetting(ctx context.Context, in *ChangeSettingRequest, opts ...grpc.CallOption) (*ChangeSettingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangeSettingResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_ChangeSetting_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ShardAdminServer is the server API for ShardAdmin service.
 // All implementations must embed UnimplementedShardAdminServer
 // for forward compatibility.
@@ -92,6 +163,22 @@ type ShardAdminServer interface {
 	// Split cuts the shard that holds a key in two, and answers when both halves serve. FailedPrecondition if the key
 	// is a boundary already or the shard cannot be split now.
 	Split(context.Context, *ShardSplitRequest) (*ShardSplitResponse, error)
+	// Transfer hands the ownership of a shard to a member that has a voting replica of it, and answers when that serves.
+	// The member stays the preferred owner. FailedPrecondition while another operation of the shard is under way, or if
+	// the member cannot own it.
+	Transfer(context.Context, *ShardTransferRequest) (*ShardTransferResponse, error)
+	// Move replaces the replica on one member by one on another, and answers when the old one is out of the group.
+	// FailedPrecondition while another operation of the shard is under way, Aborted if the move was given up. A move goes
+	// on, whoever crashes, also after the caller has gone.
+	Move(context.Context, *ShardMoveRequest) (*ShardMoveResponse, error)
+	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
+	// owner serves. FailedPrecondition if there is nothing, or if it only goes forward by now.
+	Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error)
+	// Settings lists the settings of the cluster.
+	Settings(context.Context, *SettingsRequest) (*SettingsResponse, error)
+	// ChangeSetting sets a setting of the cluster, or gives it its default back, and answers it as it is then. NotFound if
+	// there is no such setting, InvalidArgument if the value is none of its own.
+	ChangeSetting(context.Context, *ChangeSettingRequest) (*ChangeSettingResponse, error)
 	mustEmbedUnimplementedShardAdminServer()
 }
 
@@ -110,6 +197,21 @@ func (UnimplementedShardAdminServer) Show(context.Context, *ShardShowRequest) (*
 }
 func (UnimplementedShardAdminServer) Split(context.Context, *ShardSplitRequest) (*ShardSplitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Split not implemented")
+}
+func (UnimplementedShardAdminServer) Transfer(context.Context, *ShardTransferRequest) (*ShardTransferResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Transfer not implemented")
+}
+func (UnimplementedShardAdminServer) Move(context.Context, *ShardMoveRequest) (*ShardMoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Move not implemented")
+}
+func (UnimplementedShardAdminServer) Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
+}
+func (UnimplementedShardAdminServer) Settings(context.Context, *SettingsRequest) (*SettingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Settings not implemented")
+}
+func (UnimplementedShardAdminServer) ChangeSetting(context.Context, *ChangeSettingRequest) (*ChangeSettingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeSetting not implemented")
 }
 func (UnimplementedShardAdminServer) mustEmbedUnimplementedShardAdminServer() {}
 func (UnimplementedShardAdminServer) testEmbeddedByValue()                    {}
@@ -186,6 +288,96 @@ func _ShardAdmin_Split_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ShardAdmin_Transfer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardTransferRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).Transfer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_Transfer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).Transfer(ctx, req.(*ShardTransferRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ShardAdmin_Move_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardMoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).Move(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_Move_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).Move(ctx, req.(*ShardMoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ShardAdmin_Cancel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardCancelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).Cancel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_Cancel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).Cancel(ctx, req.(*ShardCancelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ShardAdmin_Settings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SettingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).Settings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_Settings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).Settings(ctx, req.(*SettingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ShardAdmin_ChangeSetting_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeSettingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).ChangeSetting(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_ChangeSetting_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).ChangeSetting(ctx, req.(*ChangeSettingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ShardAdmin_ServiceDesc is the grpc.ServiceDesc for ShardAdmin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +396,26 @@ var ShardAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Split",
 			Handler:    _ShardAdmin_Split_Handler,
+		},
+		{
+			MethodName: "Transfer",
+			Handler:    _ShardAdmin_Transfer_Handler,
+		},
+		{
+			MethodName: "Move",
+			Handler:    _ShardAdmin_Move_Handler,
+		},
+		{
+			MethodName: "Cancel",
+			Handler:    _ShardAdmin_Cancel_Handler,
+		},
+		{
+			MethodName: "Settings",
+			Handler:    _ShardAdmin_Settings_Handler,
+		},
+		{
+			MethodName: "ChangeSetting",
+			Handler:    _ShardAdmin_ChangeSetting_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

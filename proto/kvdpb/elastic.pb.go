@@ -509,9 +509,11 @@ func (x *DropReplica) GetReplica() uint64 {
 
 // PreferOwner asks for a shard to be owned by a member; zero takes it back.
 type PreferOwner struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	Member        uint64                 `protobuf:"varint,2,opt,name=member,proto3" json:"member,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shard  uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Member uint64                 `protobuf:"varint,2,opt,name=member,proto3" json:"member,omitempty"`
+	// automatic: the scheduler asks, and may take it back.
+	Automatic     bool `protobuf:"varint,3,opt,name=automatic,proto3" json:"automatic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -560,6 +562,13 @@ func (x *PreferOwner) GetMember() uint64 {
 	return 0
 }
 
+func (x *PreferOwner) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
 // ClusterSettings are settings that change at run time and hold for the whole
 // cluster. A field that is not set has its default.
 type ClusterSettings struct {
@@ -574,18 +583,26 @@ type ClusterSettings struct {
 	// owners_follow_sequencer moves ownerships to the sequencer's member, unless a
 	// shard prefers another. Default on.
 	OwnersFollowSequencer *bool `protobuf:"varint,4,opt,name=owners_follow_sequencer,json=ownersFollowSequencer,proto3,oneof" json:"owners_follow_sequencer,omitempty"`
-	// split_by_size and split_by_load split shards. Default off.
+	// split_by_size splits shards larger than split_bytes. Default on.
 	SplitBySize *bool `protobuf:"varint,5,opt,name=split_by_size,json=splitBySize,proto3,oneof" json:"split_by_size,omitempty"`
+	// split_by_load splits shards that are written faster than split_writes. Default off.
 	SplitByLoad *bool `protobuf:"varint,6,opt,name=split_by_load,json=splitByLoad,proto3,oneof" json:"split_by_load,omitempty"`
 	// split_bytes is the size at which a shard is split. Default 512 MiB.
 	SplitBytes *uint64 `protobuf:"varint,7,opt,name=split_bytes,json=splitBytes,proto3,oneof" json:"split_bytes,omitempty"`
-	// split_writes is the number of writes per second at which a shard is split.
+	// split_writes is the number of writes per second at which a shard is split. Default 20,000.
 	SplitWrites *uint64 `protobuf:"varint,8,opt,name=split_writes,json=splitWrites,proto3,oneof" json:"split_writes,omitempty"`
 	// max_changes bounds the replica changes that the scheduler has under way at
 	// once. Default 4.
-	MaxChanges    *uint32 `protobuf:"varint,9,opt,name=max_changes,json=maxChanges,proto3,oneof" json:"max_changes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxChanges *uint32 `protobuf:"varint,9,opt,name=max_changes,json=maxChanges,proto3,oneof" json:"max_changes,omitempty"`
+	// balance_owners spreads owners over the members: where they do not follow the sequencer, or where that member's CPU
+	// use is above spread_owners_cpu, in percent of its CPUs. Default on, and 80.
+	BalanceOwners   *bool   `protobuf:"varint,10,opt,name=balance_owners,json=balanceOwners,proto3,oneof" json:"balance_owners,omitempty"`
+	SpreadOwnersCpu *uint32 `protobuf:"varint,11,opt,name=spread_owners_cpu,json=spreadOwnersCpu,proto3,oneof" json:"spread_owners_cpu,omitempty"`
+	// max_splits_per_minute and max_transfers_per_minute bound what the scheduler begins. Default 6 and 12.
+	MaxSplitsPerMinute    *uint32 `protobuf:"varint,12,opt,name=max_splits_per_minute,json=maxSplitsPerMinute,proto3,oneof" json:"max_splits_per_minute,omitempty"`
+	MaxTransfersPerMinute *uint32 `protobuf:"varint,13,opt,name=max_transfers_per_minute,json=maxTransfersPerMinute,proto3,oneof" json:"max_transfers_per_minute,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *ClusterSettings) Reset() {
@@ -677,6 +694,34 @@ func (x *ClusterSettings) GetSplitWrites() uint64 {
 func (x *ClusterSettings) GetMaxChanges() uint32 {
 	if x != nil && x.MaxChanges != nil {
 		return *x.MaxChanges
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetBalanceOwners() bool {
+	if x != nil && x.BalanceOwners != nil {
+		return *x.BalanceOwners
+	}
+	return false
+}
+
+func (x *ClusterSettings) GetSpreadOwnersCpu() uint32 {
+	if x != nil && x.SpreadOwnersCpu != nil {
+		return *x.SpreadOwnersCpu
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetMaxSplitsPerMinute() uint32 {
+	if x != nil && x.MaxSplitsPerMinute != nil {
+		return *x.MaxSplitsPerMinute
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetMaxTransfersPerMinute() uint32 {
+	if x != nil && x.MaxTransfersPerMinute != nil {
+		return *x.MaxTransfersPerMinute
 	}
 	return 0
 }
@@ -945,10 +990,11 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\areplica\x18\x03 \x01(\x04R\areplica\"=\n" +
 	"\vDropReplica\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x18\n" +
-	"\areplica\x18\x02 \x01(\x04R\areplica\";\n" +
+	"\areplica\x18\x02 \x01(\x04R\areplica\"Y\n" +
 	"\vPreferOwner\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x16\n" +
-	"\x06member\x18\x02 \x01(\x04R\x06member\"\xa0\x04\n" +
+	"\x06member\x18\x02 \x01(\x04R\x06member\x12\x1c\n" +
+	"\tautomatic\x18\x03 \x01(\bR\tautomatic\"\xd3\x06\n" +
 	"\x0fClusterSettings\x12\x1f\n" +
 	"\breplicas\x18\x01 \x01(\rH\x00R\breplicas\x88\x01\x01\x12\x1b\n" +
 	"\x06repair\x18\x02 \x01(\bH\x01R\x06repair\x88\x01\x01\x12.\n" +
@@ -960,7 +1006,13 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"splitBytes\x88\x01\x01\x12&\n" +
 	"\fsplit_writes\x18\b \x01(\x04H\aR\vsplitWrites\x88\x01\x01\x12$\n" +
 	"\vmax_changes\x18\t \x01(\rH\bR\n" +
-	"maxChanges\x88\x01\x01B\v\n" +
+	"maxChanges\x88\x01\x01\x12*\n" +
+	"\x0ebalance_owners\x18\n" +
+	" \x01(\bH\tR\rbalanceOwners\x88\x01\x01\x12/\n" +
+	"\x11spread_owners_cpu\x18\v \x01(\rH\n" +
+	"R\x0fspreadOwnersCpu\x88\x01\x01\x126\n" +
+	"\x15max_splits_per_minute\x18\f \x01(\rH\vR\x12maxSplitsPerMinute\x88\x01\x01\x12<\n" +
+	"\x18max_transfers_per_minute\x18\r \x01(\rH\fR\x15maxTransfersPerMinute\x88\x01\x01B\v\n" +
 	"\t_replicasB\t\n" +
 	"\a_repairB\x13\n" +
 	"\x11_balance_replicasB\x1a\n" +
@@ -969,7 +1021,11 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\x0e_split_by_loadB\x0e\n" +
 	"\f_split_bytesB\x0f\n" +
 	"\r_split_writesB\x0e\n" +
-	"\f_max_changes\"b\n" +
+	"\f_max_changesB\x11\n" +
+	"\x0f_balance_ownersB\x14\n" +
+	"\x12_spread_owners_cpuB\x18\n" +
+	"\x16_max_splits_per_minuteB\x1b\n" +
+	"\x19_max_transfers_per_minute\"b\n" +
 	"\x12SetClusterSettings\x122\n" +
 	"\bsettings\x18\x01 \x01(\v2\x16.kvdpb.ClusterSettingsR\bsettings\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\")\n" +

@@ -190,6 +190,8 @@ type Descriptor struct {
 	NextReplica uint64 `protobuf:"varint,41,opt,name=next_replica,json=nextReplica,proto3" json:"next_replica,omitempty"`
 	// preferred_owner is the member that shall own the shard; zero for any.
 	PreferredOwner uint64 `protobuf:"varint,42,opt,name=preferred_owner,json=preferredOwner,proto3" json:"preferred_owner,omitempty"`
+	// preferred_automatically: the preference is the scheduler's.
+	PreferredAutomatically bool `protobuf:"varint,43,opt,name=preferred_automatically,json=preferredAutomatically,proto3" json:"preferred_automatically,omitempty"`
 	// restored says that the group began from a snapshot file: as with a
 	// split-born one, each of its initial members holds a seed before it starts.
 	Restored      bool `protobuf:"varint,70,opt,name=restored,proto3" json:"restored,omitempty"`
@@ -309,6 +311,13 @@ func (x *Descriptor) GetPreferredOwner() uint64 {
 		return x.PreferredOwner
 	}
 	return 0
+}
+
+func (x *Descriptor) GetPreferredAutomatically() bool {
+	if x != nil {
+		return x.PreferredAutomatically
+	}
+	return false
 }
 
 func (x *Descriptor) GetRestored() bool {
@@ -687,7 +696,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"non_voting\x18\x03 \x01(\bR\tnonVoting\x12\x18\n" +
 	"\ajoining\x18( \x01(\bR\ajoining\x12\x18\n" +
 	"\aleaving\x18) \x01(\bR\aleaving\x12\x1a\n" +
-	"\breplaces\x18* \x01(\x04R\breplaces\"\xbf\x03\n" +
+	"\breplaces\x18* \x01(\x04R\breplaces\"\xf8\x03\n" +
 	"\n" +
 	"Descriptor\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +
@@ -703,7 +712,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x06seeded\x18\t \x03(\x04R\x06seeded\x12\x16\n" +
 	"\x06config\x18( \x01(\x04R\x06config\x12!\n" +
 	"\fnext_replica\x18) \x01(\x04R\vnextReplica\x12'\n" +
-	"\x0fpreferred_owner\x18* \x01(\x04R\x0epreferredOwner\x12\x1a\n" +
+	"\x0fpreferred_owner\x18* \x01(\x04R\x0epreferredOwner\x127\n" +
+	"\x17preferred_automatically\x18+ \x01(\bR\x16preferredAutomatically\x12\x1a\n" +
 	"\brestored\x18F \x01(\bR\brestored\"\x1e\n" +
 	"\x05Phase\x12\b\n" +
 	"\x04LIVE\x10\x00\x12\v\n" +

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -16,10 +17,6 @@ import (
 // the sequencer, so that asking for revisions and readings is a function call,
 // and they log compactions, so that their replicas collect history.
 func (m *Manager) follow() {
-	sequencer := uint64(0)
-	if m.cfg.Placement.OwnersFollow() {
-		sequencer = m.cfg.Placement.Sequencer()
-	}
 	described := map[uint64]*kvdpb.Descriptor{}
 	for _, d := range m.cfg.Placement.Shards() {
 		described[d.Shard] = d
@@ -36,27 +33,44 @@ func (m *Manager) follow() {
 		if compacted > l.Store().CompactRevision() {
 			m.compact(id, l.Replica, compacted)
 		}
-		if to, away := m.away(l, described[id], sequencer, now); away {
-			m.handOver(id, l.Replica, to.Member, to.Replica)
+		if to, away := m.away(l, described[id], now); away {
+			m.handOver(id, l.Replica, to)
 		}
 	}
 }
 
-// away tells whether a shard's ownership should move to the member that the
-// shard prefers, or else to the sequencer's, and which replica that is.
-func (m *Manager) away(l *local, d *kvdpb.Descriptor, sequencer uint64, now time.Time) (to *kvdpb.Replica, move bool) {
-	wait := handOverAfter
-	home := sequencer
+// home is the member that a shard should be owned by, zero for any: the one that
+// it prefers, if that is there, or else the sequencer's. It is asked for when a
+// preference has to be followed at once.
+func (m *Manager) home(d *kvdpb.Descriptor) (member uint64, asked bool) {
 	if p := d.GetPreferredOwner(); p != 0 && (p == m.cfg.Member || m.cfg.Alive(p)) {
-		home, wait = p, 0
+		return p, true
+	}
+	if m.cfg.Placement.OwnersFollow() {
+		return m.cfg.Placement.Sequencer(), false
+	}
+	return 0, false
+}
+
+// away tells whether a shard's ownership should move, and to which replica. While
+// its replicas change it stays where it is, unless it is the owner's that leaves.
+func (m *Manager) away(l *local, d *kvdpb.Descriptor, now time.Time) (to *kvdpb.Replica, move bool) {
+	home, asked := m.home(d)
+	wait := handOverAfter
+	if asked {
+		wait = 0
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if home != 0 && home != m.cfg.Member && l.Pending() == nil {
+	if home != 0 && home != m.cfg.Member && l.Pending() == nil && !changing(d) {
 		to = voterOn(d, home)
 	}
 	if to == nil {
 		delete(m.mu.awayFrom, d.GetShard())
+		delete(m.mu.failed, d.GetShard())
+		return nil, false
+	}
+	if f := m.mu.failed[d.Shard]; f.to == to.Replica && now.Before(f.again) {
 		return nil, false
 	}
 	since, ok := m.mu.awayFrom[d.Shard]
@@ -77,18 +91,57 @@ func voterOn(d *kvdpb.Descriptor, member uint64) *kvdpb.Replica {
 	return nil
 }
 
-func (m *Manager) handOver(id uint64, r *shard.Replica, member, replica uint64) {
+const (
+	// handOverFirst and handOverMost are how long a hand-over that failed is not
+	// tried again: each try stops the shard for a moment.
+	handOverFirst = time.Second
+	handOverMost  = time.Minute
+)
+
+// failedHandOver is the memory of hand-overs to one replica that came to nothing.
+type failedHandOver struct {
+	to    uint64
+	pause time.Duration
+	again time.Time
+}
+
+// handOver gives a shard to another replica, once that has caught up: a replica
+// that cannot lead at once would leave the shard without an owner meanwhile.
+func (m *Manager) handOver(id uint64, r *shard.Replica, to *kvdpb.Replica) {
 	m.background(id, func(ctx context.Context) {
-		err := r.Release(ctx, replica)
+		err := m.giveTo(ctx, r, to)
 		m.mu.Lock()
-		delete(m.mu.awayFrom, id)
+		if err == nil {
+			delete(m.mu.awayFrom, id)
+			delete(m.mu.failed, id)
+		} else {
+			f := m.mu.failed[id]
+			if f.to != to.Replica {
+				f = failedHandOver{to: to.Replica}
+			}
+			f.pause = min(max(2*f.pause, handOverFirst), handOverMost)
+			f.again = time.Now().Add(f.pause)
+			m.mu.failed[id] = f
+		}
 		m.mu.Unlock()
 		if err != nil {
 			m.log.Warn("could not hand a shard over", zap.Uint64("shard", id), zap.Error(err))
 			return
 		}
-		m.log.Info("handed a shard over", zap.Uint64("shard", id), zap.Uint64("member", member))
+		m.log.Info("handed a shard over", zap.Uint64("shard", id), zap.Uint64("member", to.Member))
 	})
+}
+
+// giveTo releases a shard to another replica, unless that is behind.
+func (m *Manager) giveTo(ctx context.Context, r *shard.Replica, to *kvdpb.Replica) error {
+	p, err := m.ask(ctx, r, to)
+	if err != nil {
+		return err
+	}
+	if p != caughtUp {
+		return fmt.Errorf("replica %d on member %016x has not caught up", to.Replica, to.Member)
+	}
+	return r.Release(ctx, to.Replica)
 }
 
 func (m *Manager) compact(id uint64, r *shard.Replica, revision int64) {

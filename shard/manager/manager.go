@@ -107,6 +107,8 @@ type Manager struct {
 		// awayFrom is when a shard was first seen to be owned here while the
 		// sequencer is elsewhere.
 		awayFrom map[uint64]time.Time
+		// failed are the hand-overs that came to nothing, since the last that did not.
+		failed map[uint64]failedHandOver
 		// opening holds replicas that are started and not published yet: their
 		// sink may ask for their stores.
 		opening map[uint64]*shard.Replica
@@ -170,6 +172,7 @@ func New(cfg Config) (*Manager, error) {
 	m.mu.proposed = map[uint64]proposal{}
 	m.mu.told = map[uint64]bool{}
 	m.mu.awayFrom = map[uint64]time.Time{}
+	m.mu.failed = map[uint64]failedHandOver{}
 	m.mu.opening = map[uint64]*shard.Replica{}
 	m.mu.events = map[uint64]multiraft.LeaderEvent{}
 	m.mu.changed = make(chan struct{})
@@ -247,10 +250,10 @@ func (m *Manager) run() {
 			return
 		case <-m.wake:
 			m.step()
+			m.follow()
 		case <-tick.C:
 			// No event tells this member who owns a shard elsewhere.
 			m.Wake()
-			m.follow()
 		}
 	}
 }

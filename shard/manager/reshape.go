@@ -59,8 +59,9 @@ type reshapeStep struct {
 }
 
 // decideChange returns the next step for the shard of a serving owner whose
-// replica is self; false where there is nothing to do, or to wait.
-func decideChange(d *kvdpb.Descriptor, g multiraft.Membership, self uint64, p progress, alive func(member uint64) bool) (reshapeStep, bool) {
+// replica is self; false where there is nothing to do, or to wait. home is the
+// member that should own the shard, zero for any.
+func decideChange(d *kvdpb.Descriptor, g multiraft.Membership, self, home uint64, p progress, alive func(member uint64) bool) (reshapeStep, bool) {
 	for _, r := range d.Replicas {
 		_, votes := g.Voters[r.Replica]
 		_, follows := g.NonVoting[r.Replica]
@@ -80,7 +81,7 @@ func decideChange(d *kvdpb.Descriptor, g multiraft.Membership, self uint64, p pr
 		case r.Leaving && !votes && !follows:
 			return reshapeStep{changeTellDropped, r}, true
 		case r.Leaving && r.Replica == self:
-			to := successor(d, g, self, alive)
+			to := successor(d, g, self, home, alive)
 			return reshapeStep{changeHandOver, to}, to != nil
 		case r.Leaving:
 			return reshapeStep{changeRemove, r}, !votes || survives(d, g, r, alive)
@@ -89,14 +90,22 @@ func decideChange(d *kvdpb.Descriptor, g multiraft.Membership, self uint64, p pr
 	return reshapeStep{}, false
 }
 
-// successor is a voter that can own the shard instead of self.
-func successor(d *kvdpb.Descriptor, g multiraft.Membership, self uint64, alive func(uint64) bool) *kvdpb.Replica {
+// successor is a voter that can own the shard instead of self: the one at
+// home, or else the newest, which in a move takes the place of self.
+func successor(d *kvdpb.Descriptor, g multiraft.Membership, self, home uint64, alive func(uint64) bool) *kvdpb.Replica {
+	var best *kvdpb.Replica
 	for _, r := range d.Replicas {
-		if _, votes := g.Voters[r.Replica]; votes && !r.Leaving && r.Replica != self && alive(r.Member) {
+		if _, votes := g.Voters[r.Replica]; !votes || r.Leaving || r.Replica == self || !alive(r.Member) {
+			continue
+		}
+		if r.Member == home {
 			return r
 		}
+		if best == nil || r.Replica > best.Replica {
+			best = r
+		}
 	}
-	return nil
+	return best
 }
 
 // survives tells whether a majority of the voters without r is alive.
@@ -182,12 +191,13 @@ func (m *Manager) reshapeOnce(ctx context.Context, id uint64) (acted bool, err e
 		return false, fmt.Errorf("read the membership of the raft group: %w", err)
 	}
 	p := unasked
-	step, ok := decideChange(d, g, r.ID(), p, m.cfg.Alive)
+	home, _ := m.home(d)
+	step, ok := decideChange(d, g, r.ID(), home, p, m.cfg.Alive)
 	if ok && step.change == changeAsk {
 		if p, err = m.ask(ctx, r, step.replica); err != nil {
 			return false, err
 		}
-		step, ok = decideChange(d, g, r.ID(), p, m.cfg.Alive)
+		step, ok = decideChange(d, g, r.ID(), home, p, m.cfg.Alive)
 	}
 	if !ok {
 		return false, nil
@@ -247,7 +257,7 @@ func (m *Manager) change(ctx context.Context, r *shard.Replica, d *kvdpb.Descrip
 		return m.update(ctx, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RemoveReplica{
 			RemoveReplica: &kvdpb.RemoveReplica{Shard: id, Config: d.Config, Replica: to.Replica}}})
 	case changeHandOver:
-		return r.Release(ctx, to.Replica)
+		return m.giveTo(ctx, r, to)
 	case changeRemove:
 		return m.cfg.Raft.RemoveReplica(ctx, id, to.Replica, g.ConfigChangeID)
 	case changeTellDropped:

@@ -36,6 +36,7 @@ func TestDecideChange(t *testing.T) {
 		g       multiraft.Membership
 		p       progress
 		dead    uint64
+		home    uint64
 		want    change
 		replica uint64
 	}{
@@ -47,15 +48,17 @@ func TestDecideChange(t *testing.T) {
 		{name: "fed without its seed", d: joining, g: group(three, 4), p: unfed, want: changeGiveUp, replica: 4},
 		{name: "votes", d: joining, g: group(four), want: changeTellPromoted, replica: 4},
 		{name: "leaves", d: leaving(1), g: group(four), want: changeRemove, replica: 2},
-		{name: "the owner leaves", d: leaving(0), g: group(four), want: changeHandOver, replica: 2},
-		{name: "to one that is alive", d: leaving(0), g: group(four), dead: 20, want: changeHandOver, replica: 3},
+		{name: "the owner leaves", d: leaving(0), g: group(four), want: changeHandOver, replica: 4},
+		{name: "to one that is alive", d: leaving(0), g: group(four), dead: 40, want: changeHandOver, replica: 3},
+		{name: "to the one that should own it", d: leaving(0), g: group(four), home: 20, want: changeHandOver, replica: 2},
+		{name: "to nobody who does not vote", d: leaving(0), g: group([]uint64{1, 3}, 2, 4), home: 20, want: changeHandOver, replica: 3},
 		{name: "no majority would be left", d: leaving(1), g: group(three), dead: 30},
 		{name: "the dead one leaves", d: leaving(2), g: group(three), dead: 30, want: changeRemove, replica: 3},
 		{name: "gone", d: leaving(1), g: group([]uint64{1, 3, 4}), want: changeTellDropped, replica: 2},
 		{name: "given up before it came", d: leaving(3), g: group(three), want: changeTellDropped, replica: 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			step, ok := decideChange(c.d, c.g, 1, c.p, func(m uint64) bool { return m != c.dead })
+			step, ok := decideChange(c.d, c.g, 1, c.home, c.p, func(m uint64) bool { return m != c.dead })
 			require.Equal(t, c.want != "", ok)
 			if ok {
 				require.Equal(t, c.want, step.change)

@@ -1,0 +1,66 @@
+package placement
+
+import (
+	"fmt"
+
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+// Operation is what is under way with a shard, as its descriptor and those of its
+// children tell; empty for nothing. A shard has one at a time.
+type Operation string
+
+const (
+	// Splitting: a child of it waits for its seeds.
+	Splitting Operation = "split"
+	// Moving: a replica joins that replaces another.
+	Moving Operation = "move"
+	// Adding: a replica joins.
+	Adding Operation = "add"
+	// Removing: a replica leaves. It only goes forward.
+	Removing Operation = "remove"
+)
+
+// Doing tells what is under way with a shard.
+func Doing(m *Map, d *kvdpb.Descriptor) Operation {
+	if r := changing(d); r != nil {
+		switch {
+		case r.Joining && r.Replaces != 0:
+			return Moving
+		case r.Joining:
+			return Adding
+		}
+		return Removing
+	}
+	if _, splits := m.splitting[d.GetShard()]; splits {
+		return Splitting
+	}
+	return ""
+}
+
+// Words describes the operation; name says how a member is called.
+func (o Operation) Words(d *kvdpb.Descriptor, name func(member uint64) string) string {
+	r := changing(d)
+	switch o {
+	case Splitting:
+		return "split: copying"
+	case Moving:
+		from := "?"
+		if old := findReplica(d, r.Replaces); old != nil {
+			from = name(old.Member)
+		}
+		return fmt.Sprintf("move %s to %s: copying", from, name(r.Member))
+	case Adding:
+		return fmt.Sprintf("add %s: copying", name(r.Member))
+	case Removing:
+		return fmt.Sprintf("remove %s: leaving", name(r.Member))
+	}
+	return ""
+}
+
+// Pursues tells whether a descriptor still goes the way on which replica takes the
+// place of old.
+func Pursues(d *kvdpb.Descriptor, replica, old uint64) bool {
+	r, o := findReplica(d, replica), findReplica(d, old)
+	return r != nil && !r.Leaving && (r.Replaces == old || o.GetLeaving())
+}
