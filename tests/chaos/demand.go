@@ -90,7 +90,7 @@ func (r *round) judge(result *Result, complete bool) error {
 		return errors.Join(append(errs, err)...)
 	}
 	operations := r.recorder.Operations()
-	if result.Report, err = history.Check(operations, log); err != nil {
+	if result.Report, err = history.Check(operations, r.recorder.Leases(), log); err != nil {
 		errs = append(errs, err)
 	}
 	ev := &history.Evidence{Log: log, Operations: operations}
@@ -164,7 +164,7 @@ func (r *round) keep(err error) error {
 	}
 	write("timeline", []byte(timeline+"\n"))
 	write("error", []byte(err.Error()+"\n"))
-	for name, v := range map[string]any{"operations.json": r.recorder.Operations(), "watches.json": append(append(all, done...), open...)} {
+	for name, v := range map[string]any{"operations.json": r.recorder.Operations(), "leases.json": r.recorder.Leases(), "watches.json": append(append(all, done...), open...)} {
 		b, jsonErr := json.Marshal(v)
 		mkErr = errors.Join(mkErr, jsonErr)
 		write(name, b)

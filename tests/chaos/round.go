@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -189,6 +190,10 @@ func (r *round) play(ctx context.Context, rng *rand.Rand, plan []step, result *R
 		working.Add(1)
 		go c.work(stop, &working)
 	}
+	for _, l := range r.openLessees(new(atomic.Int64)) {
+		working.Add(1)
+		go l.work(stop, &working)
+	}
 	watchRNG := rand.New(rand.NewPCG(r.cfg.Seed, 2))
 	working.Go(func() { r.watchers.come(watching, stop, watchRNG, r.traffic.seen.Load) })
 	if err := pause(ctx, 2*time.Second); err != nil {
@@ -208,7 +213,10 @@ func (r *round) play(ctx context.Context, rng *rand.Rand, plan []step, result *R
 	if err := errors.Join(failed, serving); err != nil {
 		return errors.Join(err, r.judge(result, false))
 	}
-	quiet := r.demandQuiet(ctx, healed)
+	if err := r.demandNoLeases(ctx); err != nil {
+		return errors.Join(err, r.judge(result, false))
+	}
+	quiet := r.demandQuiet(ctx, time.Now())
 	if err := r.judge(result, quiet == nil); err != nil || quiet != nil {
 		return errors.Join(quiet, err)
 	}

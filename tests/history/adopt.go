@@ -8,11 +8,11 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
-// adopt finds the writes of unknown fate to which the revisions belong that no answered write has, and tells how many there are. A revision that nobody can have
+// adopt finds the writes of unknown fate, and the ends of leases, to which the revisions belong that no answered write has, and tells how many there are. A revision that nobody can have
 // written is a violation: of a refused request, of a request that was executed twice, or of none at all.
-func (c *checker) adopt() int {
+func (c *checker) adopt() (happened, ended int) {
 	byValue := map[string]*Operation{}
-	var deletes []*Operation // of unknown fate that may make nothing but deletions
+	deletes := c.ends() // of unknown fate that may make nothing but deletions
 	for _, op := range c.operations {
 		for _, v := range values(op.Request) {
 			byValue[v] = op
@@ -24,7 +24,6 @@ func (c *checker) adopt() int {
 	slices.SortStableFunc(deletes, func(a, b *Operation) int { return int(min(1, max(-1, a.Call-b.Call))) })
 	deadline := c.deadlines()
 	var orphans []int64 // revisions with deletions only
-	happened := 0
 	for _, rev := range c.log.Revisions {
 		if c.owner[rev] != nil {
 			continue
@@ -50,7 +49,14 @@ func (c *checker) adopt() int {
 			happened++
 		}
 	}
-	return happened + c.match(orphans, deletes, deadline)
+	for op := range c.match(orphans, deletes, deadline) {
+		if op.Request.Revoke != nil {
+			ended++
+		} else {
+			happened++
+		}
+	}
+	return happened, ended
 }
 
 func (c *checker) own(rev int64, op *Operation) {
@@ -84,8 +90,8 @@ func (c *checker) deadlines() []int64 {
 	return deadline
 }
 
-// match gives each revision that only deletes to one deletion of unknown fate. Several may fit, so augmenting paths find an assignment if there is one.
-func (c *checker) match(orphans []int64, deletes []*Operation, deadline []int64) int {
+// match gives each revision that only deletes to one deletion of unknown fate, and returns those that got one. Several may fit, so augmenting paths find an assignment if there is one.
+func (c *checker) match(orphans []int64, deletes []*Operation, deadline []int64) map[*Operation]int64 {
 	taken := make(map[*Operation]int64)
 	fits := func(op *Operation, rev int64) bool {
 		i, _ := slices.BinarySearch(c.log.Revisions, rev)
@@ -113,7 +119,7 @@ func (c *checker) match(orphans []int64, deletes []*Operation, deadline []int64)
 	for op, rev := range taken {
 		c.own(rev, op)
 	}
-	return len(taken)
+	return taken
 }
 
 // values are all that a request might put. Traffic puts every value once.

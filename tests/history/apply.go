@@ -23,6 +23,8 @@ func (s *State) Apply(req Request, rev int64) (Response, []*mvccpb.Event) {
 		r.Delete = e.deleteRange(req.Delete)
 	case req.Txn != nil:
 		r.Txn = e.txn(req.Txn)
+	case req.Revoke != nil:
+		r.Revoke = e.revoke(req.Revoke)
 	}
 	return r, e.events
 }
@@ -130,6 +132,13 @@ func (e *execution) deleteRange(r *pb.DeleteRangeRequest) *pb.DeleteRangeRespons
 		e.write(&mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: kv.Key, ModRevision: e.rev}})
 	}
 	return resp
+}
+
+func (e *execution) revoke(r *pb.LeaseRevokeRequest) *pb.LeaseRevokeResponse {
+	for _, kv := range e.old.attached(r.ID) {
+		e.write(&mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: kv.Key, ModRevision: e.rev}})
+	}
+	return &pb.LeaseRevokeResponse{}
 }
 
 // txn chooses all branches, those of nested transactions too, by the state before the whole transaction, as etcd does.

@@ -17,6 +17,8 @@ const maxViolations = 10
 type checker struct {
 	log        *Log
 	operations []*Operation
+	leases     []*LeaseCall
+	lives      map[int64]*life // of each lease
 	violations []error
 	owner      map[int64]*Operation // of each revision: the write that made it
 	placed     []placed
@@ -35,16 +37,16 @@ func (p placed) revision() int64 { return p.place / 2 }
 // Report says what a history that passed was made of.
 type Report struct {
 	Operations, Answered, Refused, Unknown int
-	// Happened are writes of unknown fate that took effect.
-	Happened  int
-	Revisions int
+	// Happened are writes of unknown fate that took effect, Ended the leases whose end deleted something.
+	Happened, Ended int
+	Revisions       int
 	// Skipped are revisions without events between the first and the last.
 	Skipped int64
 }
 
-// Check judges all operations of a run against its log. The error tells the first violations.
-func Check(operations []*Operation, log *Log) (Report, error) {
-	c := &checker{log: log, operations: operations, owner: map[int64]*Operation{}, owned: map[*Operation]bool{}}
+// Check judges all operations of a run, and all that was asked of leases, against its log. The error tells the first violations.
+func Check(operations []*Operation, leases []*LeaseCall, log *Log) (Report, error) {
+	c := &checker{log: log, operations: operations, leases: leases, owner: map[int64]*Operation{}, owned: map[*Operation]bool{}}
 	report := Report{Operations: len(operations), Revisions: len(log.Revisions)}
 	if n := len(log.Revisions); n > 0 {
 		report.Skipped = log.Last() - log.Revisions[0] + 1 - int64(n)
@@ -60,7 +62,8 @@ func Check(operations []*Operation, log *Log) (Report, error) {
 			report.Unknown++
 		}
 	}
-	report.Happened = c.adopt()
+	report.Happened, report.Ended = c.adopt()
+	c.judgeLeases()
 	c.realTime()
 	c.compactions()
 	if len(c.violations) == 0 {

@@ -158,7 +158,7 @@ func TestCheckFindsPlantedBugs(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := newDouble(t)
 			ops := c.plant(d)
-			_, err := Check(ops, d.log())
+			_, err := Check(ops, nil, d.log())
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want something with %q", err, c.want)
 			}
@@ -223,7 +223,7 @@ func TestUnknownDeletionsAreMatched(t *testing.T) {
 	if report := mustPass(t, d.operations, d.log()); report.Happened != 2 {
 		t.Errorf("%+v", report)
 	}
-	if _, err := Check(append(d.operations[:1:1], d.operations[2:]...), d.log()); err == nil {
+	if _, err := Check(append(d.operations[:1:1], d.operations[2:]...), nil, d.log()); err == nil {
 		t.Error("two revisions belong to one deletion")
 	}
 }

@@ -28,6 +28,8 @@ type Request struct {
 	Delete  *pb.DeleteRangeRequest `json:",omitempty"`
 	Txn     *pb.TxnRequest         `json:",omitempty"`
 	Compact *pb.CompactionRequest  `json:",omitempty"`
+	// Revoke ends a lease: its keys are deleted together. No client sends it as an operation; see LeaseCall.
+	Revoke *pb.LeaseRevokeRequest `json:",omitempty"`
 }
 
 // Response is the answer to a request: the field of the same name is set.
@@ -37,6 +39,7 @@ type Response struct {
 	Delete  *pb.DeleteRangeResponse `json:",omitempty"`
 	Txn     *pb.TxnResponse         `json:",omitempty"`
 	Compact *pb.CompactionResponse  `json:",omitempty"`
+	Revoke  *pb.LeaseRevokeResponse `json:",omitempty"`
 }
 
 // Operation is one request of one client, with what became of it.
@@ -62,6 +65,8 @@ func (r *Request) message() proto.Message {
 		return r.Delete
 	case r.Txn != nil:
 		return r.Txn
+	case r.Revoke != nil:
+		return r.Revoke
 	}
 	return r.Compact
 }
@@ -77,6 +82,8 @@ func (r *Response) message() proto.Message {
 		return r.Delete
 	case r.Txn != nil:
 		return r.Txn
+	case r.Revoke != nil:
+		return r.Revoke
 	}
 	return r.Compact
 }
@@ -91,7 +98,7 @@ func (r *Response) revision() int64 {
 
 // writes tells whether the request may change the state.
 func (r *Request) writes() bool {
-	return r.Put != nil || r.Delete != nil || r.Txn != nil && txnWrites(r.Txn)
+	return r.Put != nil || r.Delete != nil || r.Revoke != nil || r.Txn != nil && txnWrites(r.Txn)
 }
 
 func txnWrites(t *pb.TxnRequest) bool {

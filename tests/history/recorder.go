@@ -19,6 +19,7 @@ type Recorder struct {
 	mu struct {
 		sync.Mutex
 		operations []*Operation
+		leases     []*LeaseCall
 	}
 }
 
@@ -70,6 +71,7 @@ func refused(err error) bool {
 	for _, e := range []error{
 		rpctypes.ErrCompacted, rpctypes.ErrFutureRev, rpctypes.ErrEmptyKey, rpctypes.ErrDuplicateKey, rpctypes.ErrTooManyOps,
 		rpctypes.ErrRequestTooLarge, rpctypes.ErrTooManyRequests, rpctypes.ErrNoSpace,
+		rpctypes.ErrLeaseNotFound, rpctypes.ErrLeaseExist,
 	} {
 		if errors.Is(rpctypes.Error(err), e) {
 			return true

@@ -57,6 +57,17 @@ func (s *State) span(key, end []byte) []*mvccpb.KeyValue {
 	return s.kvs[from:to]
 }
 
+// attached are the keys of a lease.
+func (s *State) attached(lease int64) []*mvccpb.KeyValue {
+	var all []*mvccpb.KeyValue
+	for _, kv := range s.kvs {
+		if kv.Lease == lease {
+			all = append(all, kv)
+		}
+	}
+	return all
+}
+
 func isOpen(end []byte) bool { return len(end) == 1 && end[0] == 0 }
 
 // inSpan tells whether a key lies in what key and end name.

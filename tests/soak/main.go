@@ -80,8 +80,8 @@ func soak(ctx context.Context, o options) error {
 		}
 		total++
 		r := result.Report
-		fmt.Printf("%s round %d seed %d: %d operations (%d refused, %d unknown of which %d happened), %d revisions, %d skipped, %d watches, %d faults, %v\n",
-			time.Now().UTC().Format("15:04:05"), n, cfg.Seed, r.Operations, r.Refused, r.Unknown, r.Happened, r.Revisions, r.Skipped, result.Watches, len(result.Held), time.Since(started).Round(time.Second))
+		fmt.Printf("%s round %d seed %d: %d operations (%d refused, %d unknown of which %d happened), %d revisions, %d skipped, %d leases that ended with keys, %d watches, %d faults, %v\n",
+			time.Now().UTC().Format("15:04:05"), n, cfg.Seed, r.Operations, r.Refused, r.Unknown, r.Happened, r.Revisions, r.Skipped, r.Ended, result.Watches, len(result.Held), time.Since(started).Round(time.Second))
 		if result.OneShard {
 			fmt.Println("  the server refuses transactions over several shards: clients kept to one key")
 		}
