@@ -47,15 +47,19 @@ var rules = map[string]rule{
 	maintenanceService + "Hash":     {check: root},
 	maintenanceService + "HashKV":   {check: root},
 	maintenanceService + "Alarm":    {check: alarmRule, confirmed: true},
-	leaseService + "LeaseGrant":     {},
+	leaseService + "LeaseGrant":     {check: user, confirmed: true},
 	leaseService + "LeaseKeepAlive": {},
 	"/grpc.health.v1.Health/Check":  {},
 	"/grpc.health.v1.Health/Watch":  {},
 	"/grpc.health.v1.Health/List":   {},
 }
 
-// open are the services whose methods check for themselves.
-var open = map[string]bool{"etcdserverpb.Auth": true, "etcdserverpb.KV": true, "etcdserverpb.Watch": true}
+// open are the services whose methods check for themselves. Locks and elections are
+// requests of the others, made as the caller.
+var open = map[string]bool{
+	"etcdserverpb.Auth": true, "etcdserverpb.KV": true, "etcdserverpb.Watch": true,
+	"v3lockpb.Lock": true, "v3electionpb.Election": true,
+}
 
 func alarmRule(c *auth.Caller, req any) error {
 	if m, ok := req.(*pb.AlarmRequest); ok && m.Action == pb.AlarmRequest_GET {

@@ -10,9 +10,12 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/api/codec"
+	"github.com/kvd-io/kvd/api/inner"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -42,6 +45,8 @@ type Server struct {
 	watches  *guardedStreams
 	gateway  *gateway
 	grpc     *grpc.Server
+	// inner are the services that Lock and Election use.
+	inner    *inner.Services
 	health   *health.Server
 	pagesSrv *http.Server
 	metrics  *http.Server
@@ -126,8 +131,8 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
-		grpc.ChainUnaryInterceptor(s.stats.interceptUnary, s.meters.interceptUnary, s.gate.interceptUnary, s.permits.interceptUnary),
-		grpc.ChainStreamInterceptor(s.stats.interceptStream, s.meters.interceptStream, s.gate.interceptStream, s.permits.interceptStream),
+		grpc.ChainUnaryInterceptor(s.unaryInterceptors()...),
+		grpc.ChainStreamInterceptor(s.streamInterceptors()...),
 		grpc.UnknownServiceHandler(unimplemented),
 	}
 	if s.cfg.Calls != nil {
@@ -144,7 +149,9 @@ func (s *Server) options() []grpc.ServerOption {
 
 func (s *Server) register() {
 	h := headers{member: s.cfg.Member, cluster: s.cfg.Cluster}
-	s.grpc.RegisterService(kvDesc(), &kvServer{
+	s.inner = inner.New(codec.Codec{}, s.unaryInterceptors(), s.streamInterceptors())
+	both := registrars{s.grpc, s.inner}
+	both.RegisterService(kvDesc(), &kvServer{
 		headers: h, router: s.cfg.Router, guard: s.cfg.Guard, gate: s.gate, permits: s.permits, stats: &s.stats, meters: &s.meters,
 		maxTxnOps: int(s.cfg.MaxTxnOps), maxRequestBytes: int(s.cfg.MaxRequestBytes),
 	})
@@ -152,14 +159,35 @@ func (s *Server) register() {
 		s.watches = newGuardedStreams(s.cfg.Auth)
 		pb.RegisterAuthServer(s.grpc, &authServer{headers: h, auth: s.cfg.Auth, storage: s.cfg.Storage})
 	}
-	pb.RegisterWatchServer(s.grpc, &watchServer{headers: h, watcher: s.cfg.Watcher, meters: &s.meters.watches, permits: s.permits, streams: s.watches})
-	pb.RegisterLeaseServer(s.grpc, &leaseServer{headers: h, leases: s.cfg.Leases, guard: s.cfg.Guard, stopping: s.ctx})
+	pb.RegisterWatchServer(both, &watchServer{headers: h, watcher: s.cfg.Watcher, meters: &s.meters.watches, permits: s.permits, streams: s.watches})
+	pb.RegisterLeaseServer(both, &leaseServer{headers: h, leases: s.cfg.Leases, guard: s.cfg.Guard, stopping: s.ctx})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{headers: h, membership: s.cfg.Membership})
 	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{
 		headers: h, router: s.cfg.Router, storage: s.cfg.Storage, snapshots: s.cfg.Snapshots, guard: s.cfg.Guard, timeout: s.cfg.RequestTimeout,
 	})
 	kvdpb.RegisterShardAdminServer(s.grpc, &shardServer{router: s.cfg.Router, cluster: s.cfg.Cluster, operations: s.cfg.Operations})
+	concurrency := &concurrencyServer{inner: s.inner, stopping: s.ctx, grace: s.cfg.RequestTimeout}
+	v3lockpb.RegisterLockServer(s.grpc, concurrency)
+	v3electionpb.RegisterElectionServer(s.grpc, concurrency)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
+}
+
+// registrars registers services in several places.
+type registrars []grpc.ServiceRegistrar
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (all registrars) RegisterService(desc *grpc.ServiceDesc, server any) {
+	for _, r := range all {
+		r.RegisterService(desc, server)
+	}
+}
+
+func (s *Server) unaryInterceptors() []grpc.UnaryServerInterceptor {
+	return []grpc.UnaryServerInterceptor{s.stats.interceptUnary, s.meters.interceptUnary, s.gate.interceptUnary, s.permits.interceptUnary}
+}
+
+func (s *Server) streamInterceptors() []grpc.StreamServerInterceptor {
+	return []grpc.StreamServerInterceptor{s.stats.interceptStream, s.meters.interceptStream, s.gate.interceptStream, s.permits.interceptStream}
 }
 
 // StartMetrics serves the ports for metrics and health alone, until Stop. It may

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/kvd-io/kvd/internal/histogram"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -119,6 +121,10 @@ func (s *callStats) methods() []*methodStats {
 	return all
 }
 
+// waits are methods that wait for other clients: how long they take says nothing of
+// this member.
+var waits = map[string]bool{v3lockpb.Lock_Lock_FullMethodName: true, v3electionpb.Election_Campaign_FullMethodName: true}
+
 // interceptUnary counts what does not take the fast path.
 func (s *callStats) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	began, m := time.Now(), s.all[info.FullMethod]
@@ -133,7 +139,9 @@ func (s *callStats) interceptUnary(ctx context.Context, req any, info *grpc.Unar
 	if err == nil {
 		m.sent.Add(1)
 	}
-	s.slow.done(ctx, slowCall{method: m, began: began, took: took, err: err})
+	if !waits[info.FullMethod] {
+		s.slow.done(ctx, slowCall{method: m, began: began, took: took, err: err})
+	}
 	return resp, err
 }
 

@@ -11,10 +11,6 @@ import (
 // unimplemented answers the methods of services that are not registered.
 func unimplemented(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
-	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	switch service {
-	case "v3lockpb.Lock", "v3electionpb.Election":
-		return status.Errorf(codes.Unimplemented, "kvd: %s is not supported yet (%s)", service, name)
-	}
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
 	return status.Errorf(codes.Unimplemented, "unknown service %s", service)
 }

@@ -69,9 +69,10 @@ type Guard struct {
 
 	mu struct {
 		sync.Mutex
-		// stood says that an alarm for lack of space stood at the last look; cleared is when one was seen to be gone.
-		stood   bool
-		cleared time.Time
+		// stood says that an alarm for lack of space stood at the last look; cleared is when one was seen to be gone, and
+		// disarmed when a client of this member had one taken back.
+		stood             bool
+		cleared, disarmed time.Time
 	}
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -159,7 +160,7 @@ func (g *Guard) Cleared() {
 	defer g.mu.Unlock()
 	g.cfg.Reclaim()
 	g.mu.stood = g.standing(kvdpb.Alarm_NO_SPACE)
-	g.mu.cleared = time.Time{}
+	g.mu.cleared, g.mu.disarmed = time.Time{}, time.Now()
 	g.room.Store(g.cfg.Quota - g.cfg.Size())
 }
 
@@ -200,7 +201,8 @@ func (g *Guard) look() {
 	if stands || time.Since(g.mu.cleared) < settle {
 		g.cfg.Reclaim()
 	}
-	if g.overLocked(0) && !stands {
+	// As in etcd the client sees the alarm gone. The next write that has no room brings it back at once.
+	if g.overLocked(0) && !stands && time.Since(g.mu.disarmed) >= settle {
 		g.mu.stood = g.raise(g.ctx, kvdpb.Alarm_QUOTA)
 	}
 }

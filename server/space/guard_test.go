@@ -118,6 +118,29 @@ func TestQuotaTripsAndIsDisarmed(t *testing.T) {
 	require.Equal(t, int64(53248), g.Quota())
 }
 
+func TestDisarmedAlarmIsSeenToBeGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{free: 500, size: 150}
+		g := w.guard(100, 0)
+		g.Start()
+		defer g.Close()
+		synctest.Wait()
+		require.Len(t, w.causes(), 1)
+		w.set(func() { w.alarms = nil })
+		g.Cleared()
+		time.Sleep(2 * interval)
+		synctest.Wait()
+		require.Empty(t, w.causes(), "nobody has written since")
+		require.ErrorIs(t, write(w, g, 1), rpctypes.ErrGRPCNoSpace)
+		require.Len(t, w.causes(), 1)
+		w.set(func() { w.alarms = nil })
+		g.Cleared()
+		time.Sleep(settle + interval)
+		synctest.Wait()
+		require.Len(t, w.causes(), 1, "the store is still too large")
+	})
+}
+
 func TestQuotaWhoseAlarmCannotBeRaised(t *testing.T) {
 	w := &world{free: 500, fails: errors.New("no sequencer")}
 	g := w.guard(100, 0)

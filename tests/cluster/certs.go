@@ -62,6 +62,11 @@ func NewCerts(dir string) (*Certs, error) {
 	return c, nil
 }
 
+// Client makes one more certificate for a client and writes it, with its key, to dir under the common name.
+func (c *Certs) Client(dir, commonName string) (certPath, keyPath string, err error) {
+	return c.sign(dir, commonName, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth})
+}
+
 func (c *Certs) sign(dir, name string, usage []x509.ExtKeyUsage) (certPath, keyPath string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -131,6 +131,8 @@ func authAnonymous(t *testing.T, ctx context.Context, e *authEnv) {
 	refused(t, "member list without user", err, rpctypes.ErrUserEmpty)
 	_, err = e.cli.UserAdd(ctx, "eve", "x")
 	refused(t, "add a user without user", err, rpctypes.ErrUserEmpty)
+	_, err = e.cli.Grant(ctx, 60)
+	refused(t, "grant without user", err, rpctypes.ErrUserEmpty)
 	_, err = e.cli.Authenticate(ctx, "alice", "wrong")
 	refused(t, "wrong password", err, rpctypes.ErrAuthFailed)
 	_, err = e.cli.Authenticate(ctx, "nobody", "wrong")

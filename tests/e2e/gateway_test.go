@@ -29,6 +29,9 @@ func post(ctx context.Context, c *http.Client, url, body string) (map[string]any
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if token, ok := ctx.Value(gatewayToken{}).(string); ok {
+		req.Header.Set("Authorization", token)
+	}
 	resp, err := c.Do(req)
 	if err != nil {
 		return nil, err
@@ -44,24 +47,33 @@ func post(ctx context.Context, c *http.Client, url, body string) (map[string]any
 	return answer, nil
 }
 
-// TestGateway: JSON alone is enough to put, get and watch, by stream and by websocket, with TLS and without.
+// gatewayToken is the key of the token that post sends.
+type gatewayToken struct{}
+
+// TestGateway: JSON alone is enough to put, get, watch by stream and by websocket, grant, lock and elect, with TLS and
+// without, and with a token.
 func TestGateway(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("secure=%v", secure), func(t *testing.T) {
-			o := cluster.Options{}
+			o := cluster.Options{Args: []string{"--bcrypt-cost=4"}}
 			var conf *tls.Config
 			if secure {
 				certs, err := cluster.NewCerts(t.TempDir())
 				if err != nil {
 					t.Fatal(err)
 				}
-				o.ClientTLS = certs
+				// The common name of a certificate means nothing at the gateway, so a member that goes by it refuses such
+				// clients once there are users: see TestAuthByCommonName.
+				o.ClientTLS, o.Args = certs, append(o.Args, "--client-cert-auth=false")
 				if conf, err = certs.ClientConfig(); err != nil {
 					t.Fatal(err)
 				}
 			}
 			c := startCluster(t, o)
-			testGateway(t, c.Members[0].ClientURL, &http.Client{Transport: &http.Transport{TLSClientConfig: conf}}, conf)
+			browser := &http.Client{Transport: &http.Transport{TLSClientConfig: conf}}
+			testGateway(t, c.Members[0].ClientURL, browser, conf)
+			testGatewayLocks(t, within(t, 30*time.Second), c.Members[0].ClientURL, browser)
+			testGatewayToken(t, c.Members[0].ClientURL, browser)
 		})
 	}
 }
@@ -113,6 +125,141 @@ func testGateway(t *testing.T, url string, c *http.Client, conf *tls.Config) {
 		t.Fatal(err)
 	}
 	wantEvents(t, "websocket", func() ([]byte, error) { _, m, err := conn.ReadMessage(); return m, err })
+}
+
+// testGatewayLocks: leases, locks and elections.
+func testGatewayLocks(t *testing.T, ctx context.Context, url string, c *http.Client) {
+	defer c.CloseIdleConnections()
+	call := func(path, format string, args ...any) map[string]any {
+		t.Helper()
+		got, err := post(ctx, c, url+path, fmt.Sprintf(format, args...))
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		return got
+	}
+	lease := call("/v3/lease/grant", `{"TTL":60}`)["ID"].(string)
+	call("/v3/kv/put", `{"key":%q,"lease":%q}`, b64("leased"), lease)
+	if got := call("/v3/lease/timetolive", `{"ID":%q,"keys":true}`, lease); fmt.Sprint(got["keys"]) != "["+b64("leased")+"]" || got["grantedTTL"] != "60" {
+		t.Errorf("time to live: %v", got)
+	}
+	if got := call("/v3/lease/keepalive", `{"ID":%q}`, lease); got["result"].(map[string]any)["TTL"] != "60" {
+		t.Errorf("keep-alive: %v", got)
+	}
+
+	held := call("/v3/lock/lock", `{"name":%q,"lease":%q}`, b64("lock"), lease)
+	impatient, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	if got, err := post(impatient, c, url+"/v3/lock/lock", fmt.Sprintf(`{"name":%q}`, b64("lock"))); err == nil {
+		t.Errorf("two hold one lock: %v, %v", held, got)
+	}
+	call("/v3/lock/unlock", `{"key":%q}`, held["key"])
+	held = call("/v3/lock/lock", `{"name":%q}`, b64("lock"))
+	call("/v3/lock/unlock", `{"key":%q}`, held["key"])
+
+	leader := call("/v3/election/campaign", `{"name":%q,"value":%q,"lease":%q}`, b64("el"), b64("v"), lease)["leader"]
+	told, err := json.Marshal(leader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := call("/v3/election/leader", `{"name":%q}`, b64("el")); got["kv"].(map[string]any)["value"] != b64("v") {
+		t.Errorf("leader: %v", got)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v3/election/observe", strings.NewReader(fmt.Sprintf(`{"name":%q}`, b64("el"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token, ok := ctx.Value(gatewayToken{}).(string); ok {
+		req.Header.Set("Authorization", token)
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewReader(resp.Body)
+	for _, value := range []string{"v", "w"} {
+		if value != "v" {
+			call("/v3/election/proclaim", `{"leader":%s,"value":%q}`, told, b64(value))
+		}
+		line, err := lines.ReadString('\n')
+		if err != nil || !strings.Contains(line, b64(value)) {
+			t.Errorf("observed %s, %v; want %s", line, err, value)
+		}
+	}
+	call("/v3/election/resign", `{"leader":%s}`, told)
+	call("/v3/lease/revoke", `{"ID":%q}`, lease)
+	if got := call("/v3/kv/range", `{"key":%q}`, b64("leased")); got["count"] != nil {
+		t.Errorf("after the lease: %v", got)
+	}
+}
+
+// testGatewayToken: users are made, and used, with JSON alone.
+func testGatewayToken(t *testing.T, url string, c *http.Client) {
+	defer c.CloseIdleConnections()
+	ctx := within(t, 30*time.Second)
+	for _, call := range [][2]string{
+		{"user/add", `{"name":"root","password":"rootpw"}`}, {"user/grant", `{"user":"root","role":"root"}`},
+		{"user/add", `{"name":"alice","password":"alicepw"}`}, {"role/add", `{"name":"r"}`},
+		{"role/grant", fmt.Sprintf(`{"name":"r","perm":{"permType":"READWRITE","key":%q,"range_end":%q}}`, b64("a/"), b64("a0"))},
+		{"user/grant", `{"user":"alice","role":"r"}`}, {"enable", `{}`},
+	} {
+		if _, err := post(ctx, c, url+"/v3/auth/"+call[0], call[1]); err != nil {
+			t.Fatalf("%s: %v", call[0], err)
+		}
+	}
+	as := func(user string) context.Context {
+		got, err := post(ctx, c, url+"/v3/auth/authenticate", fmt.Sprintf(`{"name":%q,"password":"%spw"}`, user, user))
+		if err != nil {
+			t.Fatalf("authenticate: %v", err)
+		}
+		return context.WithValue(ctx, gatewayToken{}, got["token"])
+	}
+	testGatewayLocks(t, as("root"), url, c)
+	alice := as("alice")
+	for what, want := range map[string]struct {
+		ctx        context.Context
+		path, body string
+		code       float64
+	}{
+		"put":               {alice, "kv/put", `{"key":%q}`, 0},
+		"lock":              {alice, "lock/lock", `{"name":%q}`, 0},
+		"campaign":          {alice, "election/campaign", `{"name":%q}`, 0},
+		"leader":            {alice, "election/leader", `{"name":%q}`, 0},
+		"anonymous lock":    {ctx, "lock/lock", `{"name":%q}`, 3},
+		"anonymous put":     {ctx, "kv/put", `{"key":%q}`, 3},
+		"anonymous observe": {ctx, "election/observe", `{"name":%q}`, 3},
+		"forged token":      {context.WithValue(ctx, gatewayToken{}, "x.1"), "kv/put", `{"key":%q}`, 16},
+	} {
+		t.Run(what, func(t *testing.T) {
+			if what == "leader" {
+				// Somebody must campaign first.
+				if _, err := post(alice, c, url+"/v3/election/campaign", fmt.Sprintf(`{"name":%q}`, b64("a/leader"))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := post(want.ctx, c, url+"/v3/"+want.path, fmt.Sprintf(want.body, b64("a/"+what)))
+			if want.code == 0 && err != nil || want.code != 0 && errorCode(got) != want.code {
+				t.Errorf("answered %v, %v", got, err)
+			}
+			if want.code != 0 {
+				return
+			}
+			foreign := fmt.Sprintf(want.body, b64("b/k"))
+			if got, err := post(want.ctx, c, url+"/v3/"+want.path, foreign); err == nil || errorCode(got) != 7 {
+				t.Errorf("outside of what alice may: %v, %v", got, err)
+			}
+		})
+	}
+}
+
+// errorCode is the gRPC code of a refusal, of a call or of a stream.
+func errorCode(answer map[string]any) float64 {
+	if e, ok := answer["error"].(map[string]any); ok {
+		answer = e
+	}
+	code, _ := answer["code"].(float64)
+	return code
 }
 
 // wantEvents reads a watch until it told of v and then w.
