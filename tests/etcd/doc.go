@@ -12,5 +12,8 @@
 // It succeeds only if the list is exactly right: a test that fails and is not on it, a test on it that passes, one that
 // skips itself for a reason that is not etcd's own, and one that never ran are all failures.
 //
-// It must never change what a test sees beyond the mode: no retries, no longer waits, no edited tests.
+// Many of etcd's tests give up after ten seconds, with a dozen runs of etcdctl in them. So a test that fails is run once
+// more, in another process with another cluster, and is reported as flaky if it passes then. One that fails twice fails.
+//
+// It must never change what a test sees beyond the mode: no longer waits, no edited tests.
 package main

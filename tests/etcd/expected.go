@@ -82,6 +82,7 @@ func (e expected) unknown(names []string, pattern string) error {
 func report(mode string, names []string, results map[string]*result, list expected, took fmt.Stringer, log string) []string {
 	var wrong []string
 	passed, known, skipped := 0, 0, 0
+	var flaky []string
 	for _, name := range names {
 		r := results[name]
 		reason, listed := list[name][mode]
@@ -94,6 +95,10 @@ func report(mode string, names []string, results map[string]*result, list expect
 			skipped++
 		case r.passed():
 			passed++
+			if r.before != nil {
+				flaky = append(flaky, fmt.Sprintf("%s/%s: %s", mode, name, r.before.fault))
+				fmt.Printf("\n=== output of the first try of %s/%s\n%s", mode, name, r.before.output())
+			}
 		case listed:
 			known++
 		default:
@@ -103,5 +108,8 @@ func report(mode string, names []string, results map[string]*result, list expect
 	}
 	fmt.Printf("\nmode %s: %d of %d tests pass, %d fail as listed, %d are not as listed; %s; everything is in %s\n",
 		mode, passed, len(names)-skipped, known, len(wrong), took, log)
+	if len(flaky) > 0 {
+		fmt.Printf("flaky, which passed at the second try:\n  %s\n", strings.Join(flaky, "\n  "))
+	}
 	return wrong
 }

@@ -40,9 +40,10 @@ func TestReport(t *testing.T) {
 	list := expected{"TestKnown": {"one": "leases"}, "TestMended": {"one": "leases"}, "TestOther": {"split": "txn"}}
 	results := map[string]*result{
 		"TestGood": {ended: true}, "TestKnown": {ended: true, fault: "fails"}, "TestMended": {ended: true},
+		"TestFlaky": {ended: true, before: &result{ended: true, fault: "fails"}},
 		"TestOther": {ended: true, fault: "fails"}, "TestSkips": {ended: true, fault: `skips itself: "no"`}, "TestCut": {},
 	}
-	names := []string{"TestGood", "TestKnown", "TestMended", "TestOther", "TestSkips", "TestCut", "TestGone"}
+	names := []string{"TestGood", "TestFlaky", "TestKnown", "TestMended", "TestOther", "TestSkips", "TestCut", "TestGone"}
 	wrong := report("one", names, results, list, time.Second, "log")
 	require.Equal(t, []string{
 		"one/TestMended: passes, but is listed (leases): take it off the list",

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,7 +15,10 @@ import (
 // lockPorts waits until no other run uses the ports that etcd's tests use (20000 and up).
 func lockPorts(ctx context.Context) (unlock func(), err error) {
 	path := filepath.Join(os.TempDir(), "kvd-test-etcd.lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666)
+	f, err := os.Open(path) // it may be another user's
+	if errors.Is(err, os.ErrNotExist) {
+		f, err = os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o644)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +41,37 @@ func lockPorts(ctx context.Context) (unlock func(), err error) {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// firstPort and ports are what the clusters of etcd's tests listen on: five for each of at most five members.
+const (
+	firstPort = 20000
+	ports     = 25
+	// portPatience is how long another program may still need a port.
+	portPatience = time.Minute
+)
+
+// awaitPorts waits until nobody listens on the ports.
+func awaitPorts(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, portPatience, errors.New("another program listens there"))
+	defer cancel()
+	for port := firstPort; port < firstPort+ports; port++ {
+		for {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+			if err == nil {
+				if err := l.Close(); err != nil {
+					return err
+				}
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("port %d, which etcd's tests need: %w (%w)", port, err, context.Cause(ctx))
+			case <-time.After(time.Second):
+			}
+		}
+	}
+	return nil
 }
 
 // killMembers ends what a broken test left behind: processes whose working directory is that of this run.

@@ -68,6 +68,9 @@ func run(ctx context.Context, o *options) error {
 		return err
 	}
 	defer unlock()
+	if err := awaitPorts(ctx); err != nil {
+		return err
+	}
 	s, err := build(ctx, o)
 	if err != nil {
 		return err
@@ -83,7 +86,7 @@ func run(ctx context.Context, o *options) error {
 	var wrong []string
 	for _, m := range chosen {
 		started := time.Now()
-		results, err := s.run(ctx, m, names, o.timeout)
+		results, err := s.run(ctx, m, names, list, o.timeout)
 		if err != nil {
 			return fmt.Errorf("mode %s: %w", m.name, err)
 		}

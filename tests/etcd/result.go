@@ -21,6 +21,8 @@ type result struct {
 	lines []string
 	// last is the last line of each part, for the reason of a skip.
 	last map[string]string
+	// before is the first try of a test that passed at the second, else nil.
+	before *result
 }
 
 // skippedOnEtcd are tests that etcd has not written yet: they only skip themselves.
