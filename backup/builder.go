@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type builder struct {
 	survey  *survey
 	cluster *placement.Cluster
 	member  uint64
+	// leases are those of the file.
+	leases map[int64]*restoredLease
 }
 
 func (b *builder) build(ctx context.Context) error {
@@ -93,6 +96,9 @@ func (b *builder) stores(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
+	if err := b.readLeases(ctx); err != nil {
+		return err
+	}
 	shards := b.cluster.Init.Shards
 	imports := make([]*mvcc.Import, len(shards))
 	defer func() {
@@ -112,6 +118,9 @@ func (b *builder) stores(ctx context.Context, dir string) (err error) {
 		}
 	}
 	if err := b.rows(ctx, imports); err != nil {
+		return err
+	}
+	if err := b.writeLeases(ctx, imports); err != nil {
 		return err
 	}
 	for i, d := range shards {
@@ -134,17 +143,16 @@ func (b *builder) stores(ctx context.Context, dir string) (err error) {
 
 // rows brings the rows of the file to the stores.
 func (b *builder) rows(ctx context.Context, imports []*mvcc.Import) error {
-	starts := make([]string, len(b.cluster.Init.Shards))
-	for i, d := range b.cluster.Init.Shards {
-		starts[i] = string(d.Start)
-	}
 	var key []byte
 	return b.reader.Rows(ctx, func(rev etcdfile.Revision, kv *etcdfile.KeyValue) error {
 		if len(kv.Key) == 0 {
 			return nil
 		}
 		key = keyspace.AppendUser(key[:0], kv.Key)
-		at := sort.Search(len(starts), func(i int) bool { return starts[i] > string(key) }) - 1
+		at := b.shardOf(key)
+		if l := b.leases[kv.Lease]; l != nil && !rev.Tombstone {
+			l.attach(at)
+		}
 		if imports[at] == nil {
 			return nil
 		}
@@ -154,6 +162,12 @@ func (b *builder) rows(ctx context.Context, imports []*mvcc.Import) error {
 		}
 		return imports[at].Put(rev.Main, rev.Sub, &e)
 	})
+}
+
+// shardOf returns the place of the shard that an encoded key lies in.
+func (b *builder) shardOf(key []byte) int {
+	shards := b.cluster.Init.Shards
+	return sort.Search(len(shards), func(i int) bool { return bytes.Compare(shards[i].Start, key) > 0 }) - 1
 }
 
 func replicaOf(d *kvdpb.Descriptor, member uint64) (uint64, bool) {

@@ -8,7 +8,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
-	"github.com/kvd-io/kvd/backup/etcdfile"
 	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/shard"
 )
@@ -17,6 +16,9 @@ import (
 type Cluster interface {
 	// Current is the sequencer's; see shard.Sequencer.
 	Current(ctx context.Context) (shard.Grant, error)
+	// Barrier returns once this member has applied what placement had decided when
+	// it was called.
+	Barrier(ctx context.Context) error
 	// View is what this member has applied of placement.
 	View() *placement.View
 	// Resolve asks the owners of shards up to which index all writes up to rev are
@@ -32,16 +34,6 @@ type Replicas interface {
 	Replica(shard uint64) (r *shard.Replica, ok bool)
 }
 
-// Beside yields what a snapshot holds beside keys. Each may be nil.
-type Beside struct {
-	// Leases calls fn with every lease.
-	Leases func(ctx context.Context, fn func(etcdfile.Lease) error) error
-	// Auth returns users and roles.
-	Auth func() etcdfile.Auth
-	// Alarms returns the alarms that are raised.
-	Alarms func() []*etcdserverpb.AlarmMember
-}
-
 // Config is what a Saver is made of.
 type Config struct {
 	// Member is this member's id.
@@ -51,7 +43,8 @@ type Config struct {
 	Dir      string
 	Cluster  Cluster
 	Replicas Replicas
-	Beside   Beside
+	// Alarms returns the alarms that are raised. It may be nil.
+	Alarms func() []*etcdserverpb.AlarmMember
 	// ClusterVersion is the etcd cluster version that the file tells, such as "3.7.0".
 	ClusterVersion string
 	Logger         *zap.Logger

@@ -73,6 +73,10 @@ func (s *Saver) pinAll(ctx context.Context) (*pinned, error) {
 func (s *Saver) tryPin(ctx context.Context) (*pinned, error) {
 	attempt, cancel := context.WithTimeout(ctx, attemptPatience)
 	defer cancel()
+	// Users and roles that were changed before the save are in the file.
+	if err := s.cfg.Cluster.Barrier(attempt); err != nil {
+		return nil, fmt.Errorf("ask for the latest of members, users and roles: %w", err)
+	}
 	g, err := s.cfg.Cluster.Current(attempt)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the current revision: %w", err)

@@ -17,6 +17,8 @@ type item struct {
 	// key is the encoded key, rev its revision.
 	key []byte
 	rev etcdfile.Revision
+	// lease is what the version attaches its key to; 0 for none.
+	lease int64
 	// row and value are what the file holds.
 	row, value []byte
 }
@@ -30,6 +32,7 @@ func (it *item) set(v *mvcc.Version) (ok bool) {
 	it.key = v.Key
 	it.rev = etcdfile.Revision{Main: v.Revision, Sub: v.Sub, Tombstone: v.Tombstone}
 	it.row = etcdfile.AppendRevision(it.row[:0], it.rev)
+	it.lease = v.Lease
 	kv := etcdfile.KeyValue{Key: user}
 	if !v.Tombstone {
 		kv.Value, kv.Create, kv.Mod, kv.Version, kv.Lease = v.Value, v.Create, v.Revision, v.Version, v.Lease
@@ -67,7 +70,7 @@ func takeItem(b []byte, it *item) (rest []byte, err error) {
 	if err != nil || len(kv.Key) == 0 || it.rev.Main < 1 {
 		return nil, errors.Join(errBadRows, err)
 	}
-	it.key = keyspace.AppendUser(it.key[:0], kv.Key)
+	it.key, it.lease = keyspace.AppendUser(it.key[:0], kv.Key), kv.Lease
 	return b[k+v:], nil
 }
 
@@ -81,6 +84,8 @@ type filter struct {
 	key  []byte
 	rev  int64
 	base bool
+	// newest: the row that was taken is the newest one of its key.
+	newest bool
 }
 
 // take tells whether the row belongs into the file.
@@ -88,11 +93,12 @@ func (f *filter) take(it *item) (bool, error) {
 	if it.rev.Main > f.upto {
 		return false, fmt.Errorf("backup: row of revision %d in a save of revision %d", it.rev.Main, f.upto)
 	}
+	f.newest = false
 	switch c := bytes.Compare(it.key, f.key); {
 	case c < 0:
 		return false, fmt.Errorf("backup: key %s after %s", keyspace.Format(it.key), keyspace.Format(f.key))
 	case c > 0:
-		f.key, f.base = append(f.key[:0], it.key...), false
+		f.key, f.base, f.newest = append(f.key[:0], it.key...), false, true
 	case it.rev.Main >= f.rev:
 		// It was taken before the source was lost.
 		return false, nil

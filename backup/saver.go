@@ -115,17 +115,21 @@ func (s *Saver) build(ctx context.Context) (_ *File, err error) {
 	}
 	defer p.close()
 	sorter := extsort.New(extsort.Options{Dir: dir})
-	if err := s.spool(ctx, p, sorter); err != nil {
+	leases, err := newLeaseBook(filepath.Join(dir, "leases"))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.spool(ctx, p, sorter, leases); err != nil {
 		return nil, err
 	}
 	f := &File{Revision: p.revision, dir: dir}
 	if f.w, err = etcdfile.Create(filepath.Join(dir, "db")); err != nil {
 		return nil, err
 	}
-	if err := s.fill(ctx, p, sorter, f.w); err != nil {
+	if err := s.fill(ctx, p, sorter, leases, f.w); err != nil {
 		return nil, errors.Join(err, f.w.Close())
 	}
-	if err := sorter.Close(); err != nil {
+	if err := errors.Join(sorter.Close(), leases.close()); err != nil {
 		return nil, errors.Join(err, f.w.Close())
 	}
 	if f.Size, err = f.w.Size(); err != nil {
@@ -136,10 +140,10 @@ func (s *Saver) build(ctx context.Context) (_ *File, err error) {
 	return f, nil
 }
 
-// spool reads all shards into the sorter.
-func (s *Saver) spool(ctx context.Context, p *pinned, sorter *extsort.Sorter) error {
+// spool reads all shards into the sorter and the book of leases.
+func (s *Saver) spool(ctx context.Context, p *pinned, sorter *extsort.Sorter, leases *leaseBook) error {
 	for i := range p.sources {
-		if err := s.spoolShard(ctx, p, i, sorter); err != nil {
+		if err := s.spoolShard(ctx, p, i, sorter, leases); err != nil {
 			return fmt.Errorf("save shard %d: %w", p.wants[i].shard, err)
 		}
 		p.sources[i].close()
@@ -149,16 +153,25 @@ func (s *Saver) spool(ctx context.Context, p *pinned, sorter *extsort.Sorter) er
 }
 
 // spoolShard reads one shard, from one replica after the other if need be.
-func (s *Saver) spoolShard(ctx context.Context, p *pinned, i int, sorter *extsort.Sorter) error {
+func (s *Saver) spoolShard(ctx context.Context, p *pinned, i int, sorter *extsort.Sorter, leases *leaseBook) error {
 	f := filter{compact: p.compact, upto: p.revision}
-	for attempt := 0; ; attempt++ {
-		err := p.sources[i].rows(ctx, f.key, p.compact, func(it *item) error {
+	to := &sink{
+		lease: leases.record,
+		row: func(it *item) error {
 			ok, err := f.take(it)
 			if !ok || err != nil {
 				return err
 			}
+			if f.newest && it.lease != 0 {
+				if err := leases.attached(it.lease); err != nil {
+					return err
+				}
+			}
 			return sorter.Add(it.row, it.value)
-		})
+		},
+	}
+	for attempt := 0; ; attempt++ {
+		err := p.sources[i].read(ctx, f.key, p.compact, to)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, errSourceLost) || attempt == reopenMost {
 			return err
 		}
@@ -215,7 +228,7 @@ func (s *Saver) openAt(ctx, attempt context.Context, r *kvdpb.Replica, w want, s
 }
 
 // fill writes the file.
-func (s *Saver) fill(ctx context.Context, p *pinned, sorter *extsort.Sorter, w *etcdfile.Writer) error {
+func (s *Saver) fill(ctx context.Context, p *pinned, sorter *extsort.Sorter, leases *leaseBook, w *etcdfile.Writer) error {
 	last := int64(0)
 	err := sorter.Sort(ctx, func(row, value []byte) error {
 		rev, err := etcdfile.ParseRevision(row)
@@ -236,10 +249,8 @@ func (s *Saver) fill(ctx context.Context, p *pinned, sorter *extsort.Sorter, w *
 			return err
 		}
 	}
-	if s.cfg.Beside.Leases != nil {
-		if err := s.cfg.Beside.Leases(ctx, w.Lease); err != nil {
-			return fmt.Errorf("save leases: %w", err)
-		}
+	if err := leases.each(ctx, w.Lease); err != nil {
+		return fmt.Errorf("save leases: %w", err)
 	}
 	return w.Finish(s.contents(p))
 }
@@ -249,15 +260,13 @@ func (s *Saver) contents(p *pinned) *etcdfile.Contents {
 		CompactRevision: p.compact,
 		ConsistentIndex: uint64(p.revision), Term: 1,
 		ClusterVersion: s.cfg.ClusterVersion,
+		Auth:           AuthContents(p.view.Auth),
 	}
 	for _, m := range p.view.Members {
 		c.Members = append(c.Members, etcdfile.Member{ID: m.Id, Name: m.Name, PeerURLs: m.PeerUrls, ClientURLs: m.ClientUrls, IsLearner: m.Learner})
 	}
-	if s.cfg.Beside.Auth != nil {
-		c.Auth = s.cfg.Beside.Auth()
-	}
-	if s.cfg.Beside.Alarms != nil {
-		c.Alarms = s.cfg.Beside.Alarms()
+	if s.cfg.Alarms != nil {
+		c.Alarms = s.cfg.Alarms()
 	}
 	return c
 }

@@ -18,6 +18,8 @@ import (
 const (
 	// chunkBytes is about how much one message carries.
 	chunkBytes = 256 << 10
+	// chunkLeases is how many leases one message carries.
+	chunkLeases = 4096
 	// maxServed bounds the replicas that other members hold pinned here.
 	maxServed = 4096
 )
@@ -55,26 +57,39 @@ func (r *rowServer) Rows(req *kvdpb.RowsRequest, stream grpc.ServerStreamingServ
 	if err := stream.Send(&kvdpb.RowsChunk{Start: span.Start, End: span.End, CompactRevision: src.compacted()}); err != nil {
 		return err
 	}
-	return sendRows(ctx, src, req.Start, stream.Send)
+	return sendAll(ctx, src, req.Start, stream.Send)
 }
 
-// sendRows sends all of a source, in chunks.
-func sendRows(ctx context.Context, src source, start []byte, send func(*kvdpb.RowsChunk) error) error {
+// sendAll sends all of a source, in chunks.
+func sendAll(ctx context.Context, src source, start []byte, send func(*kvdpb.RowsChunk) error) error {
 	var buf []byte
+	var leases []*kvdpb.LeaseRecord
 	flush := func() error {
-		err := send(&kvdpb.RowsChunk{Rows: buf})
-		// gRPC may still hold what was sent.
-		buf = make([]byte, 0, chunkBytes+chunkBytes/4)
-		return err
-	}
-	err := src.rows(ctx, start, src.compacted(), func(it *item) error {
-		buf = appendItem(buf, it)
-		if len(buf) < chunkBytes {
+		if len(buf)+len(leases) == 0 {
 			return nil
 		}
-		return flush()
+		err := send(&kvdpb.RowsChunk{Leases: leases, Rows: buf})
+		// gRPC may still hold what was sent.
+		buf, leases = make([]byte, 0, chunkBytes+chunkBytes/4), nil
+		return err
+	}
+	err := src.read(ctx, start, src.compacted(), &sink{
+		lease: func(l *kvdpb.LeaseRecord) error {
+			leases = append(leases, &kvdpb.LeaseRecord{Id: l.GetId(), Ttl: l.GetTtl(), Revoking: l.GetRevoking()})
+			if len(leases) < chunkLeases {
+				return nil
+			}
+			return flush()
+		},
+		row: func(it *item) error {
+			buf = appendItem(buf, it)
+			if len(buf) < chunkBytes {
+				return nil
+			}
+			return flush()
+		},
 	})
-	if err == nil && len(buf) > 0 {
+	if err == nil {
 		err = flush()
 	}
 	switch {

@@ -20,10 +20,18 @@ type source interface {
 	span() keyspace.Span
 	// compacted is the revision from which on the history is whole.
 	compacted() int64
-	// rows calls fn with the history from compact (at or above compacted), of keys from start on, in
-	// the order of keys and of one key newest first. It is called once.
-	rows(ctx context.Context, start []byte, compact int64, fn func(*item) error) error
+	// read tells the sink of the leases of the shard, then of the history from compact (at or above
+	// compacted), of keys from start on. It is called once.
+	read(ctx context.Context, start []byte, compact int64, to *sink) error
 	close()
+}
+
+// sink takes what a source has.
+type sink struct {
+	// lease takes the records of leases, which are about those that there were when the source was pinned.
+	lease func(*kvdpb.LeaseRecord) error
+	// row takes rows in the order of keys and of one key newest first.
+	row func(*item) error
 }
 
 // errSourceLost says that a source ended early; another may take its place.
@@ -61,21 +69,28 @@ func (l *localSource) compacted() int64 { return l.pin.CompactRevision() }
 
 func (l *localSource) close() { l.pin.Close() }
 
-func (l *localSource) rows(ctx context.Context, start []byte, compact int64, fn func(*item) error) error {
-	sn := l.pin.NewSnapshot()
-	defer sn.Close()
-	span := l.pin.Span().Intersect(keyspace.Span{Start: start, End: keyspace.UserEnd()})
-	var it item
-	err := sn.Versions(ctx, span, compact, l.want.revision, func(v *mvcc.Version) error {
-		if !it.set(v) {
-			return nil
-		}
-		return fn(&it)
-	})
+func (l *localSource) read(ctx context.Context, start []byte, compact int64, to *sink) error {
+	err := l.pin.Leases(to.lease)
+	if err == nil {
+		err = l.rows(ctx, start, compact, to)
+	}
 	if errors.Is(err, mvcc.ErrClosed) {
 		return errors.Join(errSourceLost, err)
 	}
 	return err
+}
+
+func (l *localSource) rows(ctx context.Context, start []byte, compact int64, to *sink) error {
+	sn := l.pin.NewSnapshot()
+	defer sn.Close()
+	span := l.pin.Span().Intersect(keyspace.Span{Start: start, End: keyspace.UserEnd()})
+	var it item
+	return sn.Versions(ctx, span, compact, l.want.revision, func(v *mvcc.Version) error {
+		if !it.set(v) {
+			return nil
+		}
+		return to.row(&it)
+	})
 }
 
 // remoteSource reads a replica of another member.
@@ -104,7 +119,7 @@ func (s *Saver) openRemote(ctx context.Context, member uint64, w want, start []b
 		return nil, err
 	}
 	head, err := stream.Recv()
-	if err == nil && (len(head.Rows) > 0 || head.CompactRevision < 0 || head.CompactRevision > w.revision) {
+	if err == nil && (len(head.Rows)+len(head.Leases) > 0 || head.CompactRevision < 0 || head.CompactRevision > w.revision) {
 		err = errBadRows
 	}
 	if err != nil {
@@ -122,7 +137,7 @@ func (r *remoteSource) compacted() int64 { return r.head.CompactRevision }
 
 func (r *remoteSource) close() { r.cancel() }
 
-func (r *remoteSource) rows(ctx context.Context, _ []byte, _ int64, fn func(*item) error) error {
+func (r *remoteSource) read(ctx context.Context, _ []byte, _ int64, to *sink) error {
 	stop := context.AfterFunc(ctx, r.cancel)
 	defer stop()
 	var it item
@@ -138,11 +153,19 @@ func (r *remoteSource) rows(ctx context.Context, _ []byte, _ int64, fn func(*ite
 		case err != nil:
 			return errors.Join(errSourceLost, err)
 		}
+		for _, l := range chunk.Leases {
+			if l.GetId() == 0 {
+				return errBadRows
+			}
+			if err := to.lease(l); err != nil {
+				return err
+			}
+		}
 		for rest := chunk.Rows; len(rest) > 0; {
 			if rest, err = takeItem(rest, &it); err != nil {
 				return err
 			}
-			if err := fn(&it); err != nil {
+			if err := to.row(&it); err != nil {
 				return err
 			}
 		}

@@ -41,17 +41,49 @@ func (i *Import) Put(rev, sub int64, e *Effect) error {
 		return fmt.Errorf("mvcc: import of revision %d/%d after %d/%d", rev, sub, i.rev, i.sub)
 	}
 	i.rev, i.sub = rev, sub
+	i.begin()
+	i.batch.Put(rev, sub, e)
+	// The live keys are counted when the store is opened again.
+	i.batch.changes = i.batch.changes[:0]
+	return i.room()
+}
+
+// SetLocal writes a local record.
+func (i *Import) SetLocal(name, value []byte) error {
+	i.begin()
+	i.batch.SetLocal(name, value)
+	return i.room()
+}
+
+func (i *Import) begin() {
 	if i.batch == nil {
 		i.batch = i.store.NewBatch()
 		i.batch.importing = true
 	}
-	i.batch.Put(rev, sub, e)
-	// The live keys are counted when the store is opened again.
-	i.batch.changes = i.batch.changes[:0]
+}
+
+// room commits a batch that is full.
+func (i *Import) room() error {
 	if i.batch.err != nil || i.batch.b.Len() >= importBatch {
 		return i.commit()
 	}
 	return nil
+}
+
+// TrimLeases makes the lease index exact after the last Put: an import knows no
+// version's predecessor, so keys that were attached once and are no more are
+// still in it. Keys of leases that are not known go as well.
+func (i *Import) TrimLeases(known func(lease int64) bool) error {
+	if err := i.commit(); err != nil {
+		return err
+	}
+	return i.store.trimLeased(func(sn *Snapshot, lease int64, key []byte) (bool, error) {
+		if !known(lease) {
+			return false, nil
+		}
+		h, err := sn.Head(key)
+		return h.Exists && h.Lease == lease, err
+	})
 }
 
 func (i *Import) commit() error {

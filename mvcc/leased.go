@@ -76,9 +76,9 @@ func leaseIndex() (lower, upper []byte) {
 	return []byte{leasePrefix, terminator}, []byte{rowsEnd, terminator}
 }
 
-// trimLeased removes the index rows outside of keep, in a store that is being
-// made into a seed.
-func (s *Store) trimLeased(keep keyspace.Span) error {
+// trimLeased removes the index rows that keep is not for, in a store that is being
+// made.
+func (s *Store) trimLeased(keep func(sn *Snapshot, lease int64, key []byte) (bool, error)) error {
 	sn := s.NewSnapshot()
 	defer sn.Close()
 	if sn.err != nil {
@@ -97,12 +97,12 @@ func (s *Store) trimLeased(keep keyspace.Span) error {
 	}
 	lower, upper := leaseIndex()
 	err := sn.scanRows(lower, upper, func(it *pebble.Iterator) error {
-		_, key, ok := decodeLeaseKey(it.Key())
-		switch {
-		case !ok:
+		lease, key, ok := decodeLeaseKey(it.Key())
+		if !ok {
 			return corruptf("lease index row %x", it.Key())
-		case keep.Contains(key):
-			return nil
+		}
+		if stays, err := keep(sn, lease, key); stays || err != nil {
+			return err
 		}
 		if err := b.Delete(it.Key(), nil); err != nil {
 			return err

@@ -123,7 +123,8 @@ func (e *Engine) trim(dir string, keep keyspace.Span, last int64, local map[stri
 	if err := s.trimIndex(keep); err != nil {
 		return fmt.Errorf("mvcc: trim seed's revision index: %w", err)
 	}
-	if err := s.trimLeased(keep); err != nil {
+	inside := func(_ *Snapshot, _ int64, key []byte) (bool, error) { return keep.Contains(key), nil }
+	if err := s.trimLeased(inside); err != nil {
 		return fmt.Errorf("mvcc: trim seed's lease index: %w", err)
 	}
 	return s.Flush()

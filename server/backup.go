@@ -8,7 +8,6 @@ import (
 
 	"github.com/kvd-io/kvd/api"
 	"github.com/kvd-io/kvd/backup"
-	"github.com/kvd-io/kvd/backup/etcdfile"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/manager"
 	"github.com/kvd-io/kvd/version"
@@ -19,10 +18,7 @@ import (
 func (m *Member) openBackup(context.Context) error {
 	saver, err := backup.New(backup.Config{
 		Member: m.id.member, Dir: m.dir.Join("backup"), Cluster: backupCluster{sequencer{m.placement}, m}, Replicas: m.manager,
-		Beside: backup.Beside{
-			Auth:   func() etcdfile.Auth { return backup.AuthContents(m.placement.Auth()) },
-			Alarms: func() []*pb.AlarmMember { return api.AlarmMembers(m.placement.StandingAlarms()) },
-		},
+		Alarms:         func() []*pb.AlarmMember { return api.AlarmMembers(m.placement.StandingAlarms()) },
 		ClusterVersion: version.Cluster(), Logger: m.log.Named("backup"),
 	})
 	if err != nil {
@@ -42,6 +38,8 @@ type backupCluster struct {
 func (c backupCluster) Resolve(ctx context.Context, rev int64, shards []uint64, answer func(shard.Resolved)) {
 	c.m.router.Resolve(ctx, rev, shards, answer)
 }
+
+func (c backupCluster) Barrier(ctx context.Context) error { return c.m.placement.Barrier(ctx) }
 
 func (c backupCluster) Conn(member uint64) (grpc.ClientConnInterface, error) {
 	conn, err := c.m.mesh.Conn(member)

@@ -38,8 +38,13 @@ func stageLeases(staged *mvcc.Batch, c *kvdpb.ShardLeases) error {
 	return nil
 }
 
+// localRecords are a store, or a snapshot of one.
+type localRecords interface {
+	ScanLocal(prefix []byte, fn func(name, value []byte) error) error
+}
+
 // scanLeases calls fn with the records of leases whose keys lie in a span.
-func scanLeases(store *mvcc.Store, span keyspace.Span, fn func(name, record []byte) error) error {
+func scanLeases(store localRecords, span keyspace.Span, fn func(name, record []byte) error) error {
 	if !span.Overlaps(keyspace.Leases()) {
 		return nil
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/kvd-io/kvd/mvcc"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
@@ -82,3 +84,17 @@ func (p *Pinned) Span() keyspace.Span { return p.span }
 
 // Generation returns that of the pin's descriptor.
 func (p *Pinned) Generation() uint64 { return p.desc.GetGeneration() }
+
+// Leases calls fn with the records of the leases that the shard holds in the pin,
+// in the order of their keys.
+func (p *Pinned) Leases(fn func(*kvdpb.LeaseRecord) error) error {
+	sn := p.NewSnapshot()
+	defer sn.Close()
+	return scanLeases(sn, p.span, func(_, b []byte) error {
+		record := &kvdpb.LeaseRecord{}
+		if err := proto.Unmarshal(b, record); err != nil {
+			return fmt.Errorf("decode lease: %w", err)
+		}
+		return fn(record)
+	})
+}

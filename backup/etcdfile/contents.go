@@ -44,6 +44,9 @@ type Auth struct {
 	Roles    []*authpb.Role
 }
 
+// maxTTL is the largest TTL that etcd grants, in seconds.
+const maxTTL = 9_000_000_000
+
 // maxAuth bounds users and roles, which are kept in memory, in bytes.
 const maxAuth = 256 << 20
 
@@ -169,8 +172,8 @@ func (r *Reader) Leases(ctx context.Context, fn func(Lease) error) error {
 		if err != nil {
 			return err
 		}
-		if len(key) != 8 || int64(binary.BigEndian.Uint64(key)) != l.ID || l.ID == 0 || l.TTL < 0 || l.Remaining < 0 {
-			return corruptf("lease %x", short(key))
+		if len(key) != 8 || int64(binary.BigEndian.Uint64(key)) != l.ID || l.ID == 0 || l.TTL < 0 || l.TTL > maxTTL || l.Remaining < 0 {
+			return corruptf("lease %x of %d s", short(key), l.TTL)
 		}
 		return fn(l)
 	})

@@ -94,8 +94,8 @@ func newSnapshotRestoreCommand() *cobra.Command {
 		Short: "Makes a member's data directory out of a snapshot file",
 		Long: `Makes the data directory of one member out of a snapshot file that kvd or etcd wrote. Run it for each member of the
 new cluster, with the same file and the same --initial-cluster, --initial-cluster-token, --bump-revision and
---shard-bytes, and start the members with --data-dir and their URLs: the cluster begins with the keys, revisions, users
-and roles of the file, under ids of its own. Leases are not restored yet: a warning tells if there are any.
+--shard-bytes, and start the members with --data-dir and their URLs: the cluster begins with the keys, revisions, leases,
+users and roles of the file, under ids of its own. Leases begin with the whole time that they were granted.
 
 The file is checked as a whole before anything is written. A restore that was interrupted leaves a directory that kvd
 refuses; run it again.`,
@@ -120,7 +120,7 @@ refuses; run it again.`,
 			}
 			logger.Info("restored snapshot", zap.String("path", cfg.File), zap.String("data-dir", cfg.DataDir),
 				zap.String("cluster-id", fmt.Sprintf("%x", done.ClusterID)), zap.String("member-id", fmt.Sprintf("%x", done.MemberID)),
-				zap.Int64("revision", done.Revision), zap.Int64("compact-revision", done.Compacted), zap.Int("shards", done.Shards))
+				zap.Int64("revision", done.Revision), zap.Int64("compact-revision", done.Compacted), zap.Int("shards", done.Shards), zap.Int("leases", done.Leases))
 			return nil
 		},
 	}

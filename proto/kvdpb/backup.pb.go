@@ -106,6 +106,8 @@ type RowsChunk struct {
 	Start           []byte `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
 	End             []byte `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
 	CompactRevision int64  `protobuf:"varint,3,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
+	// leases are the records of client leases that the shard holds. They come before the rows, also where start skips some.
+	Leases []*LeaseRecord `protobuf:"bytes,5,rep,name=leases,proto3" json:"leases,omitempty"`
 	// rows are those of a snapshot file, each as lengths of key and value (varints), key, value: of each key, newest first.
 	Rows          []byte `protobuf:"bytes,4,opt,name=rows,proto3" json:"rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -161,6 +163,13 @@ func (x *RowsChunk) GetCompactRevision() int64 {
 		return x.CompactRevision
 	}
 	return 0
+}
+
+func (x *RowsChunk) GetLeases() []*LeaseRecord {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
 }
 
 func (x *RowsChunk) GetRows() []byte {
@@ -238,7 +247,7 @@ var File_kvdpb_backup_proto protoreflect.FileDescriptor
 
 const file_kvdpb_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x12kvdpb/backup.proto\x12\x05kvdpb\x1a\x15kvdpb/placement.proto\"\x8f\x01\n" +
+	"\x12kvdpb/backup.proto\x12\x05kvdpb\x1a\x11kvdpb/lease.proto\x1a\x15kvdpb/placement.proto\"\x8f\x01\n" +
 	"\vRowsRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x1e\n" +
 	"\n" +
@@ -246,11 +255,12 @@ const file_kvdpb_backup_proto_rawDesc = "" +
 	"generation\x12\x18\n" +
 	"\aapplied\x18\x03 \x01(\x04R\aapplied\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x14\n" +
-	"\x05start\x18\x05 \x01(\fR\x05start\"r\n" +
+	"\x05start\x18\x05 \x01(\fR\x05start\"\x9e\x01\n" +
 	"\tRowsChunk\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\fR\x03end\x12)\n" +
-	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\x12\x12\n" +
+	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\x12*\n" +
+	"\x06leases\x18\x05 \x03(\v2\x12.kvdpb.LeaseRecordR\x06leases\x12\x12\n" +
 	"\x04rows\x18\x04 \x01(\fR\x04rows\"s\n" +
 	"\x05Birth\x12\x1d\n" +
 	"\n" +
@@ -277,17 +287,19 @@ var file_kvdpb_backup_proto_goTypes = []any{
 	(*RowsRequest)(nil),   // 0: kvdpb.RowsRequest
 	(*RowsChunk)(nil),     // 1: kvdpb.RowsChunk
 	(*Birth)(nil),         // 2: kvdpb.Birth
-	(*PlacementInit)(nil), // 3: kvdpb.PlacementInit
+	(*LeaseRecord)(nil),   // 3: kvdpb.LeaseRecord
+	(*PlacementInit)(nil), // 4: kvdpb.PlacementInit
 }
 var file_kvdpb_backup_proto_depIdxs = []int32{
-	3, // 0: kvdpb.Birth.init:type_name -> kvdpb.PlacementInit
-	0, // 1: kvdpb.Backup.Rows:input_type -> kvdpb.RowsRequest
-	1, // 2: kvdpb.Backup.Rows:output_type -> kvdpb.RowsChunk
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	3, // 0: kvdpb.RowsChunk.leases:type_name -> kvdpb.LeaseRecord
+	4, // 1: kvdpb.Birth.init:type_name -> kvdpb.PlacementInit
+	0, // 2: kvdpb.Backup.Rows:input_type -> kvdpb.RowsRequest
+	1, // 3: kvdpb.Backup.Rows:output_type -> kvdpb.RowsChunk
+	3, // [3:4] is the sub-list for method output_type
+	2, // [2:3] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_backup_proto_init() }
@@ -295,6 +307,7 @@ func file_kvdpb_backup_proto_init() {
 	if File_kvdpb_backup_proto != nil {
 		return
 	}
+	file_kvdpb_lease_proto_init()
 	file_kvdpb_placement_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

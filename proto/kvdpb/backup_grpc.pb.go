@@ -26,7 +26,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Backup hands the history of a shard to a member that saves a snapshot of the cluster and has no replica of the shard.
+// Backup hands the history and the leases of a shard to a member that saves a snapshot of the cluster and has no replica of the shard.
 // It is served on the peer port.
 type BackupClient interface {
 	// Rows streams what the member's replica of a shard holds up to a revision. The first chunk is sent as soon as the
@@ -66,7 +66,7 @@ type Backup_RowsClient = grpc.ServerStreamingClient[RowsChunk]
 // All implementations must embed UnimplementedBackupServer
 // for forward compatibility.
 //
-// Backup hands the history of a shard to a member that saves a snapshot of the cluster and has no replica of the shard.
+// Backup hands the history and the leases of a shard to a member that saves a snapshot of the cluster and has no replica of the shard.
 // It is served on the peer port.
 type BackupServer interface {
 	// Rows streams what the member's replica of a shard holds up to a revision. The first chunk is sent as soon as the
