@@ -60,6 +60,7 @@ type Engine struct {
 	failOnce  sync.Once
 	stats     engineStats
 	keeper    *keeper
+	bulk      bulkReads
 	// bulkEvents is the number of events from which Events reads them by a scan.
 	bulkEvents int
 

@@ -29,6 +29,7 @@ func (s *Store) NewPin() (*Pin, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.engine.bulk.begin(s.engine)
 	p := &Pin{store: s, g: g, snap: g.db.NewSnapshot()}
 	if err := p.readMeta(); err != nil {
 		p.release()
@@ -103,6 +104,7 @@ func (p *Pin) release() {
 	}
 	p.snap = nil
 	p.g.release()
+	p.store.engine.bulk.end()
 }
 
 // pinSet are the open pins of a store.

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/bgentry/speakeasy"
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
 	"go.etcd.io/etcd/client/pkg/v3/srv"
@@ -93,7 +93,10 @@ func identity(global *command.GlobalFlags) (*clientv3.AuthConfig, error) {
 	}
 	user, password, ok := strings.Cut(global.User, ":")
 	if !ok {
-		return nil, errors.New("this command does not ask for a password: give --user NAME:PASSWORD, or --password")
+		var err error
+		if password, err = speakeasy.Ask("Password: "); err != nil {
+			return nil, fmt.Errorf("ask for the password of %s: %w", user, err)
+		}
 	}
 	return &clientv3.AuthConfig{Username: user, Password: password}, nil
 }

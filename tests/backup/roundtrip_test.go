@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,11 +49,25 @@ func bin(t *testing.T, variable, path string) string {
 
 func run(t *testing.T, path string, args ...string) string {
 	t.Helper()
+	return runWith(t, "", path, args...)
+}
+
+// runWith runs a program that reads input.
+func runWith(t *testing.T, input, path string, args ...string) string {
+	t.Helper()
 	var errs bytes.Buffer
 	cmd := exec.Command(path, args...)
-	cmd.Stderr = &errs
+	cmd.Stdin, cmd.Stderr = strings.NewReader(input), &errs
 	out, err := cmd.Output()
 	require.NoError(t, err, "%s %v\n%s\n%s", path, args, out, &errs)
+	return string(out)
+}
+
+// refused runs a program that must fail, and returns what it says.
+func refused(t *testing.T, path string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(path, args...).CombinedOutput()
+	require.Error(t, err, "%s %v\n%s", path, args, out)
 	return string(out)
 }
 
@@ -134,8 +149,8 @@ func client(t *testing.T, c *cluster.Cluster, members ...*cluster.Member) *clien
 	return cl
 }
 
-// TestRoundTrip takes a store from kvd over etcd to kvd. It is saved over TLS, while one of three members is down, while writes go
-// on and while shards are split.
+// TestRoundTrip takes a store from kvd over etcd to kvd, with leases, users and roles. It is saved over TLS and with auth on, while one of
+// three members is down, while writes go on and while shards are split.
 func TestRoundTrip(t *testing.T) {
 	n := keys
 	if s := os.Getenv("KVD_BACKUP_KEYS"); s != "" {
@@ -148,6 +163,7 @@ func TestRoundTrip(t *testing.T) {
 	kvd := bin(t, "KVD_TEST_BIN", "github.com/kvd-io/kvd/cmd/kvd")
 	kvctl := bin(t, "KVD_TEST_KVCTL", "github.com/kvd-io/kvd/cmd/kvctl")
 	etcd := bin(t, "KVD_TEST_ETCD", "go.etcd.io/etcd/server/v3")
+	etcdctl := bin(t, "KVD_TEST_ETCDCTL", "go.etcd.io/etcd/etcdctl/v3")
 	etcdutl := bin(t, "KVD_TEST_ETCDUTL", "go.etcd.io/etcd/etcdutl/v3")
 	dir := t.TempDir()
 
@@ -158,9 +174,11 @@ func TestRoundTrip(t *testing.T) {
 	defer first.Close()
 	m1 := first.Members[0]
 	tls := []string{"--endpoints", m1.ClientURL, "--cacert", certs.CA, "--cert", certs.ClientCert, "--key", certs.ClientKey}
+	asRoot := []string{"--user", root, "--password", rootPassword}
+	asAlice := []string{"--user", alice + ":" + alicePassword}
 	c1 := client(t, first, m1)
 	split := func(i int) {
-		run(t, kvctl, append(tls, "shard", "split", fmt.Sprintf("key/%06d", i))...)
+		run(t, kvctl, slices.Concat(tls, []string{"shard", "split", fmt.Sprintf("key/%06d", i)})...)
 	}
 	load(ctx, t, c1, n, 0)
 	for i := 1; i < 5; i++ {
@@ -170,6 +188,9 @@ func TestRoundTrip(t *testing.T) {
 	_, err = c1.Compact(ctx, compacted)
 	require.NoError(t, err)
 	low := load(ctx, t, c1, n, 17)
+	makeUsers(ctx, t, c1)
+	c1 = as(t, first, root, rootPassword, m1)
+	makeLeases(ctx, t, c1, n)
 
 	// Writes, splits and a lost member beside the save.
 	require.NoError(t, first.Members[2].Kill())
@@ -190,12 +211,18 @@ func TestRoundTrip(t *testing.T) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		// Not every one can end while a member is down.
-		_ = exec.CommandContext(ctx, kvctl, append(tls, "shard", "split", fmt.Sprintf("key/%06d", n/10))...).Run()
+		_ = exec.CommandContext(ctx, kvctl, slices.Concat(tls, asRoot, []string{"shard", "split", fmt.Sprintf("key/%06d", n/10)})...).Run()
 	})
 	file1 := filepath.Join(dir, "kvd.db")
-	run(t, kvctl, append(tls, "snapshot", "save", file1)...)
+	save := []string{"snapshot", "save", file1}
+	notRoot := refused(t, kvctl, slices.Concat(tls, asAlice, save)...)
+	require.NoFileExists(t, file1)
+	run(t, etcdctl, slices.Concat(tls, asRoot, save)...)
 	close(stop)
 	busy.Wait()
+	want := besideOf(ctx, t, c1)
+	require.Len(t, want.Granted, 4)
+	require.Len(t, want.Keys[otherLease], 16)
 	st := statusOf(t, etcdutl, file1)
 	require.Equal(t, st, statusOf(t, kvctl, file1))
 	require.GreaterOrEqual(t, st.Revision, low)
@@ -208,12 +235,17 @@ func TestRoundTrip(t *testing.T) {
 	run(t, etcdutl, "snapshot", "restore", file1, "--name", e.Name, "--data-dir", e.DataDir,
 		"--initial-cluster", initial(second), "--initial-advertise-peer-urls", e.PeerURL)
 	require.NoError(t, second.StartAll(ctx))
-	c2 := client(t, second)
+	c2 := as(t, second, root, rootPassword)
+	keepAlive(ctx, t, c2)
+	require.Equal(t, want, besideOf(ctx, t, c2))
+	requireLogins(ctx, t, second, n)
 	requireSame(ctx, t, c1, c2, compacted, st.Revision)
 	_, err = c2.Get(ctx, "key/", clientv3.WithRev(compacted-1))
 	require.ErrorContains(t, err, "compacted")
 	file2 := filepath.Join(dir, "etcd.db")
-	run(t, kvctl, "--endpoints", e.ClientURL, "snapshot", "save", file2)
+	save = []string{"--endpoints", e.ClientURL, "snapshot", "save", file2}
+	require.Equal(t, notRoot, refused(t, kvctl, slices.Concat(asAlice, save)...), "kvd refuses as etcd does")
+	require.Contains(t, runWith(t, rootPassword+"\n", kvctl, slices.Concat([]string{"--user", root}, save)...), "Password: ")
 
 	third, err := cluster.New(cluster.Options{Binary: kvd, Members: 3})
 	require.NoError(t, err)
@@ -223,11 +255,14 @@ func TestRoundTrip(t *testing.T) {
 			"--initial-advertise-peer-urls", m.PeerURL, "--shard-bytes", strconv.Itoa(n*100))
 	}
 	require.NoError(t, third.StartAll(ctx))
-	c3 := client(t, third)
+	c3 := as(t, third, root, rootPassword)
+	letGo := keepAlive(ctx, t, c3)
+	require.Equal(t, want, besideOf(ctx, t, c3))
+	requireLogins(ctx, t, third, n)
 	requireSame(ctx, t, c2, c3, compacted, st.Revision)
 	_, err = c3.Get(ctx, "key/", clientv3.WithRev(compacted-1))
 	require.ErrorContains(t, err, "compacted")
-	shards := run(t, kvctl, "--endpoints", third.Members[0].ClientURL, "shard", "list")
+	shards := run(t, kvctl, slices.Concat(asRoot, []string{"--endpoints", third.Members[0].ClientURL, "shard", "list"})...)
 	require.Greater(t, strings.Count(shards, "\n"), 3, shards)
 	put, err := c3.Put(ctx, "after", "1")
 	require.NoError(t, err)
@@ -236,5 +271,8 @@ func TestRoundTrip(t *testing.T) {
 	// Everything is still there after all members were killed: what a restore made is durable, and is not seeded twice.
 	require.NoError(t, third.KillAll())
 	require.NoError(t, third.StartAll(ctx))
+	c3 = as(t, third, root, rootPassword)
 	requireSame(ctx, t, c2, c3, compacted, st.Revision)
+	letGo()
+	requireExpiry(ctx, t, c3, n, want)
 }
