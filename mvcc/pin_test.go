@@ -85,3 +85,44 @@ func TestPinOutlivesCollection(t *testing.T) {
 	_, err = s.NewPin()
 	require.ErrorIs(t, err, ErrClosed)
 }
+
+// While a store is pinned, reading all of it does not fill the block cache, and
+// afterwards the cache is what it was.
+func TestPinBoundsTheCache(t *testing.T) {
+	e, err := NewEngine(EngineOptions{NoBackground: true, CacheBytes: 120 << 20, MemtableBudget: 1 << 20})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, e.Close()) }()
+	s, err := e.Open(t.TempDir() + "/store")
+	require.NoError(t, err)
+	value := make([]byte, 1<<20)
+	for i := range 44 {
+		for j := 0; j < len(value); j += 8 {
+			value[j], value[j+1], value[j+3] = byte(j>>3), byte(j>>11), byte(i)
+		}
+		putOne(t, s, int64(i+2), fmt.Sprintf("key-%03d", i), Effect{Value: value, Version: 1})
+	}
+	require.NoError(t, s.Flush())
+	readAll := func(p *Pin) {
+		sn := p.NewSnapshot()
+		defer sn.Close()
+		n := 0
+		require.NoError(t, sn.Versions(t.Context(), keyspace.All(), 0, 1000, func(*Version) error { n++; return nil }))
+		require.Equal(t, 44, n)
+	}
+	before := e.cache.Size()
+	p, err := s.NewPin()
+	require.NoError(t, err)
+	other, err := s.NewPin()
+	require.NoError(t, err)
+	readAll(p)
+	p.Close()
+	readAll(other)
+	require.LessOrEqual(t, e.cache.Size(), before+bulkCacheGrowth)
+	other.Close()
+	other.Close()
+
+	sn := s.NewSnapshot()
+	require.NoError(t, sn.Versions(t.Context(), keyspace.All(), 0, 1000, func(*Version) error { return nil }))
+	sn.Close()
+	require.Greater(t, e.cache.Size(), before+36<<20, "the bound ends with the pins")
+}

@@ -44,7 +44,7 @@ func dial(c *cluster.Cluster, user, password string, members ...*cluster.Member)
 	if len(members) == 0 {
 		members = c.Members
 	}
-	conf := clientv3.Config{Username: user, Password: password, DialTimeout: 5 * time.Second, Logger: zap.NewNop()}
+	conf := clientv3.Config{Username: user, Password: password, DialTimeout: time.Minute, Logger: zap.NewNop()}
 	for _, m := range members {
 		conf.Endpoints = append(conf.Endpoints, m.ClientURL)
 	}
@@ -60,7 +60,7 @@ func leasedKey(i, n int) string { return fmt.Sprintf("key/%06d/leased", i*n/60) 
 // makeLeases grants leases, attaches keys of all shards to them, takes some away again, and revokes one.
 func makeLeases(ctx context.Context, t *testing.T, c *clientv3.Client, n int) {
 	t.Helper()
-	for id, ttl := range map[clientv3.LeaseID]int64{longLease: 3600, otherLease: 7200, emptyLease: 600, shortLease: 10, revokedLease: 600} {
+	for id, ttl := range map[clientv3.LeaseID]int64{longLease: 3600, otherLease: 7200, emptyLease: 600, shortLease: 20, revokedLease: 600} {
 		_, err := etcdserverpb.NewLeaseClient(c.ActiveConnection()).LeaseGrant(ctx, &etcdserverpb.LeaseGrantRequest{ID: int64(id), TTL: ttl})
 		require.NoError(t, err)
 	}

@@ -174,8 +174,9 @@ func TestRoundTrip(t *testing.T) {
 	defer first.Close()
 	m1 := first.Members[0]
 	tls := []string{"--endpoints", m1.ClientURL, "--cacert", certs.CA, "--cert", certs.ClientCert, "--key", certs.ClientKey}
-	asRoot := []string{"--user", root, "--password", rootPassword}
-	asAlice := []string{"--user", alice + ":" + alicePassword}
+	// Logging in takes as long as --dial-timeout says.
+	asRoot := []string{"--dial-timeout", "1m", "--user", root, "--password", rootPassword}
+	asAlice := []string{"--dial-timeout", "1m", "--user", alice + ":" + alicePassword}
 	c1 := client(t, first, m1)
 	split := func(i int) {
 		run(t, kvctl, slices.Concat(tls, []string{"shard", "split", fmt.Sprintf("key/%06d", i)})...)
@@ -191,6 +192,10 @@ func TestRoundTrip(t *testing.T) {
 	makeUsers(ctx, t, c1)
 	c1 = as(t, first, root, rootPassword, m1)
 	makeLeases(ctx, t, c1, n)
+	file1 := filepath.Join(dir, "kvd.db")
+	save := []string{"snapshot", "save", file1}
+	notRoot := refused(t, kvctl, slices.Concat(tls, asAlice, save)...)
+	require.NoFileExists(t, file1)
 
 	// Writes, splits and a lost member beside the save.
 	require.NoError(t, first.Members[2].Kill())
@@ -213,10 +218,6 @@ func TestRoundTrip(t *testing.T) {
 		// Not every one can end while a member is down.
 		_ = exec.CommandContext(ctx, kvctl, slices.Concat(tls, asRoot, []string{"shard", "split", fmt.Sprintf("key/%06d", n/10)})...).Run()
 	})
-	file1 := filepath.Join(dir, "kvd.db")
-	save := []string{"snapshot", "save", file1}
-	notRoot := refused(t, kvctl, slices.Concat(tls, asAlice, save)...)
-	require.NoFileExists(t, file1)
 	run(t, etcdctl, slices.Concat(tls, asRoot, save)...)
 	close(stop)
 	busy.Wait()
@@ -245,7 +246,7 @@ func TestRoundTrip(t *testing.T) {
 	file2 := filepath.Join(dir, "etcd.db")
 	save = []string{"--endpoints", e.ClientURL, "snapshot", "save", file2}
 	require.Equal(t, notRoot, refused(t, kvctl, slices.Concat(asAlice, save)...), "kvd refuses as etcd does")
-	require.Contains(t, runWith(t, rootPassword+"\n", kvctl, slices.Concat([]string{"--user", root}, save)...), "Password: ")
+	require.Contains(t, runWith(t, rootPassword+"\n", kvctl, slices.Concat([]string{"--dial-timeout", "1m", "--user", root}, save)...), "Password: ")
 
 	third, err := cluster.New(cluster.Options{Binary: kvd, Members: 3})
 	require.NoError(t, err)
