@@ -182,7 +182,6 @@ func TestShardErrors(t *testing.T) {
 		{[]string{"--endpoints", address, "shard", "list", "-w", "protobuf"}, cobrautl.ExitBadFeature, "Error: unsupported output format"},
 		{[]string{"--endpoints", foreign, "shard", "list"}, cobrautl.ExitBadFeature, "Error: the endpoint has no shards to show: it is not kvd\n"},
 		{[]string{"--endpoints", "127.0.0.1:1", "--command-timeout=200ms", "shard", "list"}, cobrautl.ExitBadConnection, "Error: "},
-		{[]string{"--endpoints", address, "--user", "root", "shard", "list"}, cobrautl.ExitBadArgs, "give --user NAME:PASSWORD"},
 		{[]string{"--endpoints", address, "--cacert", "/nonexistent", "shard", "list"}, cobrautl.ExitBadArgs, "/nonexistent"},
 		{[]string{"--no-such-flag"}, cobrautl.ExitError, "Error: unknown flag: --no-such-flag"},
 	} {
