@@ -110,7 +110,8 @@ func TestAuthTokenTTL(t *testing.T) {
 	resp, err := cli.Authenticate(ctx, "alice", "alicepw")
 	must(t, "authenticate", err)
 	alice := as(t, c, "alice", "alicepw")
-	ended := time.NewTimer(1500 * time.Millisecond)
+	// etcd looks for ended tokens once a second.
+	ended := time.NewTimer(3 * time.Second)
 	defer ended.Stop()
 	<-ended.C
 	refused(t, "token after its time", withToken(ctx, t, c.Members[0], resp.Token), rpctypes.ErrInvalidAuthToken)
@@ -185,12 +186,10 @@ func TestAuthByCommonName(t *testing.T) {
 // TestSecretsStaySecret: passwords and tokens are in no log, metric or debug page, however much is logged, whichever tool
 // they come from.
 func TestSecretsStaySecret(t *testing.T) {
+	onlyKvd(t) // etcd logs its simple tokens
 	c := startCluster(t, cluster.Options{Args: []string{"--bcrypt-cost=4", "--log-level=debug", "--enable-pprof"}})
 	m := c.Members[0]
-	tools := []string{binaries.etcdctl}
-	if binaries.kvd {
-		tools = append(tools, binaries.kvctl)
-	}
+	tools := []string{binaries.etcdctl, binaries.kvctl}
 	secrets := []string{"root-s3cret", "mistyped-s3cret"}
 	ctl := func(tool, input string, args ...string) string {
 		t.Helper()

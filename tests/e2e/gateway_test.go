@@ -148,10 +148,13 @@ func testGatewayLocks(t *testing.T, ctx context.Context, url string, c *http.Cli
 	}
 
 	held := call("/v3/lock/lock", `{"name":%q,"lease":%q}`, b64("lock"), lease)
-	impatient, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-	defer cancel()
-	if got, err := post(impatient, c, url+"/v3/lock/lock", fmt.Sprintf(`{"name":%q}`, b64("lock"))); err == nil {
-		t.Errorf("two hold one lock: %v, %v", held, got)
+	if binaries.kvd {
+		// On etcd one that went away goes on waiting, and has the lock in the end, until its lease is over.
+		impatient, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		if got, err := post(impatient, c, url+"/v3/lock/lock", fmt.Sprintf(`{"name":%q}`, b64("lock"))); err == nil {
+			t.Errorf("two hold one lock: %v, %v", held, got)
+		}
 	}
 	call("/v3/lock/unlock", `{"key":%q}`, held["key"])
 	held = call("/v3/lock/lock", `{"name":%q}`, b64("lock"))
@@ -217,19 +220,24 @@ func testGatewayToken(t *testing.T, url string, c *http.Client) {
 	}
 	testGatewayLocks(t, as("root"), url, c)
 	alice := as("alice")
+	if binaries.kvd { // etcd ends the stream without a word
+		got, err := post(ctx, c, url+"/v3/election/observe", fmt.Sprintf(`{"name":%q}`, b64("a/k")))
+		if err == nil || errorCode(got) != 3 {
+			t.Errorf("anonymous observe: %v, %v", got, err)
+		}
+	}
 	for what, want := range map[string]struct {
 		ctx        context.Context
 		path, body string
 		code       float64
 	}{
-		"put":               {alice, "kv/put", `{"key":%q}`, 0},
-		"lock":              {alice, "lock/lock", `{"name":%q}`, 0},
-		"campaign":          {alice, "election/campaign", `{"name":%q}`, 0},
-		"leader":            {alice, "election/leader", `{"name":%q}`, 0},
-		"anonymous lock":    {ctx, "lock/lock", `{"name":%q}`, 3},
-		"anonymous put":     {ctx, "kv/put", `{"key":%q}`, 3},
-		"anonymous observe": {ctx, "election/observe", `{"name":%q}`, 3},
-		"forged token":      {context.WithValue(ctx, gatewayToken{}, "x.1"), "kv/put", `{"key":%q}`, 16},
+		"put":            {alice, "kv/put", `{"key":%q}`, 0},
+		"lock":           {alice, "lock/lock", `{"name":%q}`, 0},
+		"campaign":       {alice, "election/campaign", `{"name":%q}`, 0},
+		"leader":         {alice, "election/leader", `{"name":%q}`, 0},
+		"anonymous lock": {ctx, "lock/lock", `{"name":%q}`, 3},
+		"anonymous put":  {ctx, "kv/put", `{"key":%q}`, 3},
+		"forged token":   {context.WithValue(ctx, gatewayToken{}, "x.1"), "kv/put", `{"key":%q}`, 16},
 	} {
 		t.Run(what, func(t *testing.T) {
 			if what == "leader" {
@@ -239,18 +247,24 @@ func testGatewayToken(t *testing.T, url string, c *http.Client) {
 				}
 			}
 			got, err := post(want.ctx, c, url+"/v3/"+want.path, fmt.Sprintf(want.body, b64("a/"+what)))
-			if want.code == 0 && err != nil || want.code != 0 && errorCode(got) != want.code {
+			if want.code == 0 && err != nil || want.code != 0 && !refusedBy(got, want.code) {
 				t.Errorf("answered %v, %v", got, err)
 			}
 			if want.code != 0 {
 				return
 			}
 			foreign := fmt.Sprintf(want.body, b64("b/k"))
-			if got, err := post(want.ctx, c, url+"/v3/"+want.path, foreign); err == nil || errorCode(got) != 7 {
+			if got, err := post(want.ctx, c, url+"/v3/"+want.path, foreign); err == nil || !refusedBy(got, 7) {
 				t.Errorf("outside of what alice may: %v, %v", got, err)
 			}
 		})
 	}
+}
+
+// refusedBy tells whether an answer is a refusal with a gRPC code. What is behind etcd's locks loses its own code.
+func refusedBy(answer map[string]any, code float64) bool {
+	got := errorCode(answer)
+	return got == code || !binaries.kvd && got == 2
 }
 
 // errorCode is the gRPC code of a refusal, of a call or of a stream.
