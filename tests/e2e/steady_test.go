@@ -116,7 +116,9 @@ func (s *steady) lap() string {
 		return "no requests"
 	}
 	slices.Sort(took)
-	at := func(share float64) time.Duration { return took[min(int(share*float64(len(took))), len(took)-1)].Round(10 * time.Microsecond) }
+	at := func(share float64) time.Duration {
+		return took[min(int(share*float64(len(took))), len(took)-1)].Round(10 * time.Microsecond)
+	}
 	return fmt.Sprintf("%d requests, p50 %v, p99 %v, p99.9 %v, longest %v", len(took), at(0.5), at(0.99), at(0.999), worst.Round(time.Millisecond))
 }
 
