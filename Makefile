@@ -68,6 +68,10 @@ DURATION ?= 10m
 soak: build ## Rounds of faults with fresh seeds for DURATION; make soak ARGS='-seed N -v' does one again.
 	go run -buildvcs=false ./tests/soak -duration $(DURATION) $(ARGS)
 
+.PHONY: bystanders
+bystanders: build ## What transactions that hang do to everybody else, as ratios.
+	go run -buildvcs=false ./tests/bystanders $(ARGS)
+
 .PHONY: model
 model: ## Check the models of tests/model and their mutations; needs spin.
 	tests/model/check.sh

@@ -59,7 +59,7 @@ type Config struct {
 	Limits Limits
 	Logger *zap.Logger
 
-	// now is the clock that leases end by; stories move one by hand.
+	// now is the clock that leases end by, and gates close by; stories move one by hand.
 	now func() time.Time
 }
 

@@ -263,7 +263,14 @@ func (x *parts) doLatch(req *Request, l *kvdpb.PartLatch) {
 		req.Done(nil, err)
 		return
 	}
-	x.t.attachments.ensure(p.w.leases, p.w.spans, func(refused bool, err error) {
+	if !x.t.pipeline.gate(p.register) {
+		p.register()
+	}
+}
+
+// register sees to it that the leases of the part are registered, and goes on to its latches.
+func (p *part) register() {
+	p.x.t.attachments.ensure(p.w.leases, p.w.spans, func(refused bool, err error) {
 		if err != nil {
 			p.refuse(err)
 			return

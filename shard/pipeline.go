@@ -44,7 +44,8 @@ import (
 //     into the log ahead of the queue, and behind everything that has asked: the
 //     goroutine takes them between two batches. From the moment a Prepare is sent
 //     until its decision is applied the queue is held: nothing behind it asks for
-//     a revision, because the transaction's own may still be smaller.
+//     a revision, because the transaction's own may still be smaller. Transactions
+//     that come while it has been held for long wait for it (gate).
 //
 // Tried and dropped: letting the caller that finds the pipeline idle propose on
 // its own goroutine. It saves a hop for a lone client, and halves the batches of
@@ -62,8 +63,12 @@ type pipeline struct {
 		queueBytes              int
 		// steps wait for their place in the log.
 		steps []txnStep
-		// held are the tickets of Prepares that are sent and not settled.
-		held []uint64
+		// held are the tickets of Prepares that are sent and not settled, heldSince
+		// is when a transaction first met the present queue held, gated are those
+		// that wait until the queue has moved.
+		held      []uint64
+		heldSince time.Time
+		gated     []func()
 		// stopped: nothing is taken from the queue any more. handed: what was in
 		// flight has been taken over by another tenure, or is dead.
 		stopped, handed bool

@@ -76,6 +76,7 @@ func (p *pipeline) gather() (writes []*write, ticket uint64) {
 		}
 		clear(p.mu.queue[:n])
 		p.mu.queue = p.mu.queue[n:]
+		p.openGateLocked()
 		if len(writes) > 0 {
 			p.mu.ticket++
 			p.mu.asking = p.mu.ticket

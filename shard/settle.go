@@ -78,6 +78,7 @@ func (p *pipeline) stop() {
 	p.mu.steps = nil
 	waiting := p.mu.waiting
 	p.mu.waiting = nil
+	p.openGateLocked()
 	var unsettled []*write
 	for _, b := range p.mu.inflight {
 		unsettled = append(unsettled, b.writes...)

@@ -353,6 +353,15 @@ func (s *story) await() string {
 				defer p.mu.Unlock()
 				return len(p.mu.queue) >= count
 			})
+		case "gated":
+			var count int
+			s.scan("gated", &count)
+			until(s.t, "transactions at the gate", func() bool {
+				p := &n.replica.tenure.Load().pipeline
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return len(p.mu.gated) >= count
+			})
 		}
 	}
 	return ""
