@@ -27,7 +27,7 @@ const keys = 4000
 
 const (
 	batch    = 100
-	patience = 8 * time.Minute
+	patience = 18 * time.Minute
 )
 
 // bin builds a program, unless an environment variable names one.

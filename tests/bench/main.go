@@ -22,6 +22,8 @@ const emptyEnv = "KVD_BENCH_EMPTY"
 
 type options struct {
 	kvd, kvctl, etcd string
+	// etcdctl and etcdutl are for the snapshot cell.
+	etcdctl, etcdutl string
 	dir              string
 	ops              []string
 	clients          []int
@@ -32,6 +34,8 @@ type options struct {
 	pairs, retries   int
 	load             loadConfig
 	restartKeys      int
+	snapshotKeys     int
+	snapshotRate     int
 	markdown         string
 	profileDir       string
 	gate             bool
@@ -62,6 +66,8 @@ func parseOptions(args []string) (*options, error) {
 	fs.StringVar(&o.kvd, "kvd", "../../bin/kvd", "kvd's `binary`")
 	fs.StringVar(&o.kvctl, "kvctl", "../../bin/kvctl", "kvctl's `binary`")
 	fs.StringVar(&o.etcd, "etcd", "", "etcd's `binary`; empty builds it from this module")
+	fs.StringVar(&o.etcdctl, "etcdctl", "", "etcdctl's `binary`, for the snapshot cell; empty builds it from this module")
+	fs.StringVar(&o.etcdutl, "etcdutl", "", "etcdutl's `binary`, as etcdctl's")
 	fs.StringVar(&o.dir, "dir", "../../.bench", "`directory` for data and for the built etcd; put it on the disk to be measured")
 	ops := fs.String("cells", "get,range,put,watch,restart", "operations to measure")
 	clients := fs.String("clients", "1,100,1000", "numbers of clients")
@@ -76,6 +82,8 @@ func parseOptions(args []string) (*options, error) {
 	fs.IntVar(&o.load.keys, "keys", 50000, "keys in the store")
 	fs.IntVar(&o.load.valueBytes, "value-bytes", 256, "size of a value")
 	fs.IntVar(&o.restartKeys, "restart-keys", 1_000_000, "keys in the store in the restart cells")
+	fs.IntVar(&o.snapshotKeys, "snapshot-keys", 1_000_000, "keys in the store in the snapshot cell")
+	fs.IntVar(&o.snapshotRate, "snapshot-rate", 500, "puts per second of the steady load in the snapshot cell")
 	fs.StringVar(&o.markdown, "md", "", "Markdown `file` for the report")
 	fs.StringVar(&o.profileDir, "cpuprofile", "", "`directory` for a CPU profile of every etcd and kvd member in every cell, taken in one more run after the measured ones")
 	fs.BoolVar(&o.gate, "gate", false, "fail when kvd misses its floor in any cell")
@@ -104,7 +112,7 @@ func parseOptions(args []string) (*options, error) {
 		return nil, err
 	}
 	for _, op := range o.ops {
-		if !slices.Contains([]string{"get", "range", "put", "watch", "restart", "txn-near2", "txn-far2", "txn-near8", "txn-far8"}, op) {
+		if !slices.Contains([]string{"get", "range", "put", "watch", "restart", "snapshot", "txn-near2", "txn-far2", "txn-near8", "txn-far8"}, op) {
 			return nil, fmt.Errorf("-cells: no operation %q", op)
 		}
 	}
@@ -115,6 +123,9 @@ func parseOptions(args []string) (*options, error) {
 	}
 	if o.load.keys < 2*rangeKeys || o.load.keys > 99_999_999 {
 		return nil, fmt.Errorf("-keys: %d to 99999999 are possible", 2*rangeKeys)
+	}
+	if o.snapshotKeys < 2*rangeKeys || o.snapshotKeys > 99_999_999 || o.snapshotRate < 1 {
+		return nil, fmt.Errorf("-snapshot-keys: %d to 99999999 are possible; -snapshot-rate must be positive", 2*rangeKeys)
 	}
 	if o.pairs < 1 || o.load.duration <= 0 {
 		return nil, errors.New("-pairs and -seconds must be positive")
@@ -176,6 +187,13 @@ func run(ctx context.Context, args []string) error {
 			}
 		}
 	}
+	if slices.Contains(o.ops, "snapshot") {
+		for _, members := range o.members {
+			if err := measureSnapshot(ctx, o, r, members); err != nil {
+				return err
+			}
+		}
+	}
 	r.finish()
 	if o.markdown != "" {
 		if err := r.markdown(o.markdown); err != nil {
@@ -200,13 +218,26 @@ func (o *options) prepare(ctx context.Context) error {
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return fmt.Errorf("making the directory of the benchmark: %w", err)
 	}
-	if o.etcd == "" && slices.Contains(o.systems, kindEtcd) {
-		o.etcd = filepath.Join(o.dir, "etcd")
-		fmt.Println("building etcd")
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", o.etcd, "go.etcd.io/etcd/server/v3")
+	type program struct {
+		path            *string
+		name, directory string
+		wanted          bool
+	}
+	snapshots := slices.Contains(o.ops, "snapshot")
+	for _, p := range []program{
+		{&o.etcd, "etcd", "server", slices.Contains(o.systems, kindEtcd)},
+		{&o.etcdctl, "etcdctl", "etcdctl", snapshots},
+		{&o.etcdutl, "etcdutl", "etcdutl", snapshots},
+	} {
+		if *p.path != "" || !p.wanted {
+			continue
+		}
+		*p.path = filepath.Join(o.dir, p.name)
+		fmt.Println("building", p.name)
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", *p.path, "go.etcd.io/etcd/"+p.directory+"/v3")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("building etcd (from the directory of the benchmark's module): %w", err)
+			return fmt.Errorf("building %s (from the directory of the benchmark's module): %w", p.name, err)
 		}
 	}
 	var err error
