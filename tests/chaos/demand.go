@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -90,6 +91,10 @@ func (r *round) judge(result *Result, complete bool) error {
 		return errors.Join(append(errs, err)...)
 	}
 	operations := r.recorder.Operations()
+	if !complete {
+		// The log ends early: nothing can be said of what lies behind it.
+		operations = slices.DeleteFunc(operations, func(op *history.Operation) bool { return op.Revision() > log.Last() })
+	}
 	if result.Report, err = history.Check(operations, r.recorder.Leases(), log); err != nil {
 		errs = append(errs, err)
 	}

@@ -45,6 +45,7 @@ var faults = []fault{
 	{"loss", [2]time.Duration{second, 3 * second}, loss, false},
 	{"reset", [2]time.Duration{0, second / 2}, reset, false},
 	{"split", [2]time.Duration{0, second}, split, false},
+	{"transfer", [2]time.Duration{0, second}, transfer, false},
 	{"compact", [2]time.Duration{0, second / 2}, compact, false},
 	{"lag", [2]time.Duration{2500 * time.Millisecond, 5 * second}, lag, false},
 	{"stutter", [2]time.Duration{second, 3 * second}, stutter, false},
@@ -227,6 +228,19 @@ func split(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context)
 		defer cancel()
 		if err := r.split(ctx, at); err != nil {
 			r.cfg.Log("split at %s: %v", at, err)
+		}
+	})
+	return nil, nil
+}
+
+// transfer asks for another owner of a shard, as an administrator does, and nobody waits for that either.
+func transfer(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context) error, error) {
+	key, member := keyName(rng.IntN(keys)), r.cluster.Members[rng.IntN(len(r.cluster.Members))]
+	r.background.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		if err := r.transfer(ctx, key, member); err != nil {
+			r.cfg.Log("transfer of the shard of %s to %s: %v", key, member.Name, err)
 		}
 	})
 	return nil, nil

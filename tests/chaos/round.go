@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -72,6 +73,7 @@ type round struct {
 	cfg        Config
 	cluster    *cluster.Cluster
 	disk       *disk
+	certs      string             // directory of the certificates, if peers speak TLS
 	plain      []*clientv3.Client // one per member
 	ids        map[uint64]*cluster.Member
 	recorder   *history.Recorder
@@ -144,7 +146,18 @@ func (r *round) lay(rng *rand.Rand, plan []step, result *Result) error {
 		args = append(args, "--read-mode=quorum")
 	}
 	r.note("seed %d, flags %q", r.cfg.Seed, args)
-	c, err := cluster.New(cluster.Options{Binary: r.cfg.Binary, Members: 3, Network: true, Args: append(args, r.cfg.Args...)})
+	options := cluster.Options{Binary: r.cfg.Binary, Members: 3, Network: true, Args: append(args, r.cfg.Args...)}
+	if rng.IntN(4) == 0 {
+		r.note("peers speak TLS")
+		var err error
+		if r.certs, err = os.MkdirTemp("", "kvd-chaos-certs-"); err != nil {
+			return err
+		}
+		if options.PeerTLS, err = cluster.NewCerts(r.certs); err != nil {
+			return err
+		}
+	}
+	c, err := cluster.New(options)
 	if err != nil {
 		return err
 	}
@@ -361,17 +374,24 @@ func (r *round) shards(ctx context.Context) ([]*kvdpb.ShardInfo, error) {
 	return shards, err
 }
 
+// shardOf finds the shard of a key; nil where nobody can tell.
+func (r *round) shardOf(ctx context.Context, key string) *kvdpb.ShardInfo {
+	shards, err := r.shards(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, s := range shards {
+		if !s.StartInternal && string(s.Start) <= key && (s.EndInternal || len(s.End) == 0 || key < string(s.End)) {
+			return s
+		}
+	}
+	return nil
+}
+
 // ownerOf finds who owns the shard of a key; where nobody can tell, it is the first member.
 func (r *round) ownerOf(ctx context.Context, key string) (*cluster.Member, error) {
-	shards, err := r.shards(ctx)
-	if err == nil {
-		for _, s := range shards {
-			if !s.StartInternal && string(s.Start) <= key && (s.EndInternal || len(s.End) == 0 || key < string(s.End)) {
-				if m := r.ids[s.OwnerMemberId]; m != nil {
-					return m, nil
-				}
-			}
-		}
+	if m := r.ids[r.shardOf(ctx, key).GetOwnerMemberId()]; m != nil {
+		return m, nil
 	}
 	return r.cluster.Members[0], nil
 }
@@ -397,14 +417,33 @@ func (r *round) takeSplit() bool {
 }
 
 func (r *round) split(ctx context.Context, key string) error {
+	_, err := kvdpb.NewShardAdminClient(r.reachable().ActiveConnection()).Split(ctx, &kvdpb.ShardSplitRequest{Key: []byte(key)})
+	return err
+}
+
+func (r *round) transfer(ctx context.Context, key string, to *cluster.Member) error {
+	shard := r.shardOf(ctx, key)
+	if shard == nil {
+		return errors.New("nobody tells which shard that is")
+	}
+	for id, m := range r.ids {
+		if m == to {
+			_, err := kvdpb.NewShardAdminClient(r.reachable().ActiveConnection()).Transfer(ctx, &kvdpb.ShardTransferRequest{Id: shard.Id, MemberId: id})
+			return err
+		}
+	}
+	return fmt.Errorf("the id of %s is not known", to.Name)
+}
+
+// reachable is the client of a member that runs.
+func (r *round) reachable() *clientv3.Client {
 	cli := r.plain[0]
 	for i, m := range r.cluster.Members {
 		if m.Running() {
 			cli = r.plain[i]
 		}
 	}
-	_, err := kvdpb.NewShardAdminClient(cli.ActiveConnection()).Split(ctx, &kvdpb.ShardSplitRequest{Key: []byte(key)})
-	return err
+	return cli
 }
 
 func (r *round) compact(ctx context.Context, c *client, rev int64, physical bool) {
@@ -417,6 +456,9 @@ func (r *round) compact(ctx context.Context, c *client, rev int64, physical bool
 // close ends everything.
 func (r *round) close() error {
 	var errs []error
+	if r.certs != "" {
+		defer os.RemoveAll(r.certs)
+	}
 	if r.cluster == nil {
 		return nil
 	}
