@@ -114,7 +114,7 @@ func (c *chaos) disturb(rng *rand.Rand) {
 			ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 			defer cancel()
 			// It fails when others disturb it.
-			_ = n.replica.Release(ctx, to.cfg.Replica)
+			_ = n.replica.Release(ctx, to.cfg.Replica, nil)
 		})
 	case 20, 21:
 		// The leader is cut off and does not know; another one is elected.

@@ -25,7 +25,12 @@ const (
 // leadership does not move in a while, this replica claims again and Release
 // fails. With to zero it returns once Release has applied, and leaves the shard
 // to whoever claims it. It does nothing where this replica does not serve.
-func (r *Replica) Release(ctx context.Context, to uint64) error {
+//
+// A replica that has not applied what it knows to be committed ignores the request
+// to lead, and its leader then refuses to make another one for an election
+// timeout. So before it is made, settled, unless it is nil, waits until replica to
+// has applied a raft index; if it returns false, the request is made all the same.
+func (r *Replica) Release(ctx context.Context, to uint64, settled func(ctx context.Context, index uint64) bool) error {
 	t := r.tenure.Load()
 	if t == nil || !t.serves() {
 		return nil
@@ -44,6 +49,10 @@ func (r *Replica) Release(ctx context.Context, to uint64) error {
 	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Release{
 		Release: &kvdpb.Release{Epoch: t.epoch}}})
 	if err == nil && to != 0 {
+		if settled != nil {
+			index, _ := r.Applied()
+			settled(ctx, index)
+		}
 		err = r.transfer(ctx, to)
 	}
 	if err != nil {

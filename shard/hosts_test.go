@@ -307,7 +307,7 @@ func TestThreeHosts(t *testing.T) {
 	to := h.members[from.id%3]
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	require.NoError(t, replica.Release(ctx, to.id))
+	require.NoError(t, replica.Release(ctx, to.id, nil))
 	for k, v := range <-done {
 		want[k] = v
 	}

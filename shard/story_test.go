@@ -525,7 +525,7 @@ func (s *story) release() string {
 	var to uint64
 	s.scan("to", &to)
 	go func() {
-		if err := n.replica.Release(ctx, to); err != nil {
+		if err := n.replica.Release(ctx, to, nil); err != nil {
 			r.done <- describeError(err)
 			return
 		}

@@ -134,14 +134,25 @@ func (m *Manager) handOver(id uint64, r *shard.Replica, to *kvdpb.Replica) {
 
 // giveTo releases a shard to another replica, unless that is behind.
 func (m *Manager) giveTo(ctx context.Context, r *shard.Replica, to *kvdpb.Replica) error {
-	p, err := m.ask(ctx, r, to)
-	if err != nil {
-		return err
-	}
-	if p != caughtUp {
+	if m.ask(ctx, r, to) != caughtUp {
 		return fmt.Errorf("replica %d on member %016x has not caught up", to.Replica, to.Member)
 	}
-	return r.Release(ctx, to.Replica)
+	return m.release(ctx, r, to)
+}
+
+// settlePatience bounds the wait for the next owner to apply the Release.
+const settlePatience = 300 * time.Millisecond
+
+// release releases a shard to a replica; nil is to whoever takes it.
+func (m *Manager) release(ctx context.Context, r *shard.Replica, to *kvdpb.Replica) error {
+	if to == nil {
+		return r.Release(ctx, 0, nil)
+	}
+	return r.Release(ctx, to.Replica, func(ctx context.Context, index uint64) bool {
+		ctx, cancel := context.WithTimeout(ctx, settlePatience)
+		defer cancel()
+		return m.reaches(ctx, r.Shard(), to, index) == caughtUp
+	})
 }
 
 func (m *Manager) compact(id uint64, r *shard.Replica, revision int64) {
@@ -187,14 +198,14 @@ func (m *Manager) Drain(ctx context.Context) error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			to := uint64(0)
+			var to *kvdpb.Replica
 			for _, r := range described[id].GetReplicas() {
 				if r.Member != m.cfg.Member && !r.NonVoting && !r.Leaving && m.cfg.Alive(r.Member) {
-					to = r.Replica
+					to = r
 					break
 				}
 			}
-			if err := l.Release(ctx, to); err != nil && !errors.Is(err, shard.ErrClosed) {
+			if err := m.release(ctx, l.Replica, to); err != nil && !errors.Is(err, shard.ErrClosed) {
 				mu.Lock()
 				errs = append(errs, err)
 				mu.Unlock()

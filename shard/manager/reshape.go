@@ -194,9 +194,7 @@ func (m *Manager) reshapeOnce(ctx context.Context, id uint64) (acted bool, err e
 	home, _ := m.home(d)
 	step, ok := decideChange(d, g, r.ID(), home, p, m.cfg.Alive)
 	if ok && step.change == changeAsk {
-		if p, err = m.ask(ctx, r, step.replica); err != nil {
-			return false, err
-		}
+		p = m.ask(ctx, r, step.replica)
 		step, ok = decideChange(d, g, r.ID(), home, p, m.cfg.Alive)
 	}
 	if !ok {
@@ -210,34 +208,40 @@ func (m *Manager) reshapeOnce(ctx context.Context, id uint64) (acted bool, err e
 	return true, nil
 }
 
-// ask compares a joining replica with what the owner has applied now.
-func (m *Manager) ask(ctx context.Context, owner *shard.Replica, r *kvdpb.Replica) (progress, error) {
+// ask compares another replica with what the owner has applied now.
+func (m *Manager) ask(ctx context.Context, owner *shard.Replica, r *kvdpb.Replica) progress {
 	applied, _ := owner.Applied()
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	for {
-		status, err := m.cfg.Ask(ctx, r.Member, owner.Shard())
+	return m.reaches(ctx, owner.Shard(), r, applied)
+}
+
+// reaches waits until a replica has applied a raft index.
+func (m *Manager) reaches(ctx context.Context, id uint64, r *kvdpb.Replica, index uint64) progress {
+	for pause := askAgainFirst; ; pause = min(2*pause, askAgainMost) {
+		status, err := m.cfg.Ask(ctx, r.Member, id)
 		switch {
 		case err != nil:
-			return behind, nil // it is down, or has not started its replica yet
+			return behind // it is down, or has not started its replica yet
 		case status.GetPhase() == string(shard.PhaseUnfed):
-			return unfed, nil
-		case status.GetAppliedIndex() >= applied:
-			return caughtUp, nil
+			return unfed
+		case status.GetAppliedIndex() >= index:
+			return caughtUp
 		}
 		select {
 		case <-ctx.Done():
-			return behind, nil
-		case <-time.After(askAgain):
+			return behind
+		case <-time.After(pause):
 		}
 	}
 }
 
 const (
-	// askTimeout is how long a joining replica may take to reach what the owner had
+	// askTimeout is how long a replica may take to reach what the owner had
 	// applied when it was asked; then the owner asks with a new mark.
-	askTimeout = 2 * time.Second
-	askAgain   = 20 * time.Millisecond
+	askTimeout    = 2 * time.Second
+	askAgainFirst = time.Millisecond
+	askAgainMost  = 20 * time.Millisecond
 )
 
 func (m *Manager) change(ctx context.Context, r *shard.Replica, d *kvdpb.Descriptor, g multiraft.Membership, step reshapeStep) error {
