@@ -99,6 +99,8 @@ type Operations interface {
 	Move(ctx context.Context, shard, from, to uint64, wait bool) (replica uint64, err error)
 	// Cancel takes back what is under way with a shard, and says what it was.
 	Cancel(ctx context.Context, shard uint64) (what string, err error)
+	// Rebalance has the cluster look at itself now, and tells what it decided.
+	Rebalance(ctx context.Context) (decisions []string, err error)
 	Settings(ctx context.Context) ([]placement.Setting, error)
 	ChangeSetting(ctx context.Context, name, value string, reset bool) (placement.Setting, error)
 }

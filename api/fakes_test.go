@@ -284,6 +284,10 @@ func (o *fakeOperations) Cancel(_ context.Context, shard uint64) (string, error)
 	return "a move", o.err
 }
 
+func (o *fakeOperations) Rebalance(context.Context) ([]string, error) {
+	return []string{"split shard 4"}, o.err
+}
+
 func (o *fakeOperations) Settings(context.Context) ([]placement.Setting, error) {
 	return placement.Settings(&kvdpb.ClusterSettings{}), o.err
 }

@@ -38,6 +38,15 @@ func (s *shardServer) Cancel(ctx context.Context, req *kvdpb.ShardCancelRequest)
 	return &kvdpb.ShardCancelResponse{Cancelled: what}, nil
 }
 
+// Rebalance implements kvdpb.ShardAdminServer.
+func (s *shardServer) Rebalance(ctx context.Context, _ *kvdpb.RebalanceRequest) (*kvdpb.RebalanceResponse, error) {
+	decisions, err := s.operations.Rebalance(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &kvdpb.RebalanceResponse{Decisions: decisions}, nil
+}
+
 // Settings implements kvdpb.ShardAdminServer.
 func (s *shardServer) Settings(ctx context.Context, _ *kvdpb.SettingsRequest) (*kvdpb.SettingsResponse, error) {
 	all, err := s.operations.Settings(ctx)

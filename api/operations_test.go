@@ -29,6 +29,9 @@ func TestOperations(t *testing.T) {
 	cancelled, err := admin.Cancel(ctx, &kvdpb.ShardCancelRequest{Id: 4})
 	require.NoError(t, err)
 	require.Equal(t, "a move", cancelled.Cancelled)
+	decided, err := admin.Rebalance(ctx, &kvdpb.RebalanceRequest{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"split shard 4"}, decided.Decisions)
 	all, err := admin.Settings(ctx, &kvdpb.SettingsRequest{})
 	require.NoError(t, err)
 	require.Equal(t, "replicas", all.Settings[0].Name)
@@ -43,6 +46,7 @@ func TestOperations(t *testing.T) {
 		second(admin.Transfer(ctx, &kvdpb.ShardTransferRequest{Id: 4})),
 		second(admin.Move(ctx, &kvdpb.ShardMoveRequest{Id: 4, ToMemberId: 1})),
 		second(admin.Cancel(ctx, &kvdpb.ShardCancelRequest{Id: 4})),
+		second(admin.Rebalance(ctx, &kvdpb.RebalanceRequest{})),
 		second(admin.Settings(ctx, &kvdpb.SettingsRequest{})),
 	} {
 		require.Equal(t, f.operations.err.Error(), err.Error())

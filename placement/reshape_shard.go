@@ -218,6 +218,9 @@ func (s *State) preferOwner(c *kvdpb.PreferOwner) *kvdpb.PlacementResult {
 	}) {
 		return reject(kvdpb.PlacementResult_INVALID, "member %016x has no voting replica of shard %d", c.Member, d.Shard)
 	}
+	if c.Automatic && d.PreferredOwner != 0 && !d.PreferredAutomatically {
+		return reject(kvdpb.PlacementResult_BUSY, "the owner of shard %d was asked for", d.Shard)
+	}
 	automatic := c.Automatic && c.Member != 0
 	if d.PreferredOwner != c.Member || d.PreferredAutomatically != automatic {
 		next := proto.CloneOf(d)

@@ -3,6 +3,7 @@ package placement
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -294,7 +295,27 @@ func (n *Node) runScheduler() {
 	}
 }
 
-func (n *Node) carryOut(commands []*kvdpb.PlacementCommand) {
+// ScheduleNow decides and begins as the scheduler does, and tells what in words;
+// name says how a member is called. It does nothing unless this member is the
+// sequencer.
+func (n *Node) ScheduleNow(name func(member uint64) string) []string {
+	if n.cfg.Alive == nil || !n.Serving() {
+		return nil
+	}
+	var told []string
+	for _, cmd := range n.carryOut(Schedule(n.View(), n.cfg.Alive)) {
+		switch c := cmd.GetCommand().(type) {
+		case *kvdpb.PlacementCommand_AddReplica:
+			told = append(told, fmt.Sprintf("give %s a replica of shard %d", name(c.AddReplica.Member), c.AddReplica.Shard))
+		case *kvdpb.PlacementCommand_RemoveReplica:
+			told = append(told, fmt.Sprintf("take replica %d of shard %d away", c.RemoveReplica.Replica, c.RemoveReplica.Shard))
+		}
+	}
+	return told
+}
+
+// carryOut begins changes, and returns those that were begun.
+func (n *Node) carryOut(commands []*kvdpb.PlacementCommand) (begun []*kvdpb.PlacementCommand) {
 	for _, cmd := range commands {
 		ctx, cancel := context.WithTimeout(n.ctx, 2*n.cfg.Election)
 		_, err := n.Update(ctx, cmd)
@@ -302,8 +323,10 @@ func (n *Node) carryOut(commands []*kvdpb.PlacementCommand) {
 		if err != nil {
 			// Decided on a view that has passed; the next one decides again.
 			n.log.Debug("placement: a change of replicas was not begun", zap.Error(err))
-			return
+			return begun
 		}
+		begun = append(begun, cmd)
 		n.log.Info("placement: begins a change of replicas", zap.Stringer("command", cmd))
 	}
+	return begun
 }

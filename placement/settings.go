@@ -6,21 +6,35 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/dustin/go-humanize"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kvd-io/kvd/placement/balance"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
 
 // Defaults of the cluster's settings.
 const (
-	defaultReplicas   = 3
-	defaultMaxChanges = 4
+	defaultReplicas    = 3
+	defaultMaxChanges  = 4
+	defaultSplitBytes  = 512 << 20
+	defaultSplitWrites = 20000
+	defaultSpreadCPU   = 80
+	defaultMaxSplits   = 6
+	defaultMaxHandOver = 12
 )
 
 // Bounds of the cluster's settings.
 const (
 	maxReplicasSetting = 7
+	minSplitBytes      = 1 << 20
+	maxSplitBytes      = 1 << 50
+	minSplitWrites     = 100
+	maxSplitWrites     = 1 << 30
 	maxChangesSetting  = 64
+	minSpreadCPU       = 10
+	maxSpreadCPU       = 100
+	maxRate            = 600
 )
 
 // Setting is one setting of the cluster, as people see and change it.
@@ -55,8 +69,24 @@ var settings = []setting{
 		func(c *kvdpb.ClusterSettings) **bool { return &c.BalanceReplicas }),
 	toggle("owners-follow-sequencer", "shards are owned by the sequencer's member, unless they prefer another one", true,
 		func(c *kvdpb.ClusterSettings) **bool { return &c.OwnersFollowSequencer }),
+	toggle("balance-owners", "spread owners: where they do not follow the sequencer, or its member is short of CPU", true,
+		func(c *kvdpb.ClusterSettings) **bool { return &c.BalanceOwners }),
+	number("spread-owners-cpu", "the share of its CPUs, in percent, from which the sequencer's member gives owners away", defaultSpreadCPU, minSpreadCPU, maxSpreadCPU,
+		func(c *kvdpb.ClusterSettings) **uint32 { return &c.SpreadOwnersCpu }, plain),
+	toggle("split-by-size", "split shards that have grown larger than split-bytes", true,
+		func(c *kvdpb.ClusterSettings) **bool { return &c.SplitBySize }),
+	number("split-bytes", "the size at which a shard is split", defaultSplitBytes, minSplitBytes, maxSplitBytes,
+		func(c *kvdpb.ClusterSettings) **uint64 { return &c.SplitBytes }, size),
+	toggle("split-by-load", "split shards that are written faster than split-writes, for a while", false,
+		func(c *kvdpb.ClusterSettings) **bool { return &c.SplitByLoad }),
+	number("split-writes", "the writes per second at which a shard is split", defaultSplitWrites, minSplitWrites, maxSplitWrites,
+		func(c *kvdpb.ClusterSettings) **uint64 { return &c.SplitWrites }, plain),
 	number("max-changes", "how many changes of replicas the scheduler has under way at once", defaultMaxChanges, 1, maxChangesSetting,
 		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxChanges }, plain),
+	number("max-splits-per-minute", "how many splits the scheduler begins in a minute", defaultMaxSplits, 1, maxRate,
+		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxSplitsPerMinute }, plain),
+	number("max-transfers-per-minute", "how many transfers of owners the scheduler begins in a minute", defaultMaxHandOver, 1, maxRate,
+		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxTransfersPerMinute }, plain),
 }
 
 // toggle is a setting that is on or off.
@@ -94,6 +124,20 @@ var (
 	plain = unit{
 		func(n uint64) string { return strconv.FormatUint(n, 10) },
 		func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) },
+	}
+	size = unit{
+		func(n uint64) string {
+			for _, u := range []struct {
+				bytes uint64
+				name  string
+			}{{1 << 30, "GiB"}, {1 << 20, "MiB"}} {
+				if n >= u.bytes && n%u.bytes == 0 {
+					return fmt.Sprint(n/u.bytes, u.name)
+				}
+			}
+			return strconv.FormatUint(n, 10)
+		},
+		humanize.ParseBytes,
 	}
 )
 
@@ -184,3 +228,14 @@ func orDefault[T any](set *T, def T) T {
 
 // OwnersFollow tells whether ownerships move to the sequencer's member.
 func OwnersFollow(s *kvdpb.ClusterSettings) bool { return orDefault(s.OwnersFollowSequencer, true) }
+
+// BalanceSettings are the settings of package balance.
+func BalanceSettings(c *kvdpb.ClusterSettings) balance.Settings {
+	return balance.Settings{
+		SplitBySize: orDefault(c.SplitBySize, true), SplitByLoad: orDefault(c.SplitByLoad, false),
+		BalanceOwners: orDefault(c.BalanceOwners, true), OwnersFollow: OwnersFollow(c),
+		SplitBytes: int64(orDefault(c.SplitBytes, defaultSplitBytes)), SplitWrites: float64(orDefault(c.SplitWrites, defaultSplitWrites)),
+		SpreadCPU:    float64(orDefault(c.SpreadOwnersCpu, defaultSpreadCPU)) / 100,
+		SplitsPerMin: int(orDefault(c.MaxSplitsPerMinute, defaultMaxSplits)), HandOverPMin: int(orDefault(c.MaxTransfersPerMinute, defaultMaxHandOver)),
+	}
+}

@@ -60,6 +60,7 @@ type Member struct {
 	placement *placement.Node
 	hub       *watch.Hub
 	manager   *manager.Manager
+	balancer  *balancer
 	leases    *lease.Manager
 	router    *router.Router
 	auth      *auth.Service

@@ -61,7 +61,24 @@ func (m *Member) wire() error {
 	}
 	m.onClose(m.router.Close)
 	m.router.Register(m.mesh.Registrar())
+	m.balancer = newBalancer(m)
+	kvdpb.RegisterLoadsServer(m.mesh.Registrar(), m.balancer)
+	m.balance()
 	return nil
+}
+
+// balance lets the balancer look until the member closes.
+func (m *Member) balance() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.balancer.run(ctx)
+	}()
+	m.onClose(func() {
+		cancel()
+		<-done
+	})
 }
 
 // txns is the router in the words of package shard. No replica serves, and so asks,

@@ -30,6 +30,7 @@ type Replica struct {
 	tenure atomic.Pointer[tenure]
 
 	counters counters
+	samples  samples
 
 	mu struct {
 		sync.Mutex

@@ -70,6 +70,9 @@ func (t *tenure) doWrite(req *Request) {
 		w.end(err)
 		return
 	}
+	if len(w.spans) > 0 {
+		t.r.samples.wrote(w.spans[0].Start)
+	}
 	if req.Txn != nil && eval.NeedsBounds(req.Txn) {
 		t.readings.get(req.Ctx, func(g Grant, err error) {
 			if err != nil {

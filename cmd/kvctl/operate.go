@@ -129,6 +129,34 @@ serves. A split, and what has passed that point, only goes forward.`,
 	}
 }
 
+func newShardRebalanceCommand(global *command.GlobalFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rebalance",
+		Short: "Has the cluster look at its shards now, and shows what it decides",
+		Long: `What the cluster does by itself every few seconds, now: repair, even out replicas, split large shards, hand owners over, as
+far as cluster settings has it switched on and its rates allow. Shows what was begun, and returns before that is done.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("command-timeout") {
+				global.CommandTimeOut = splitTimeout
+			}
+			return withClient(cmd, global, func(ctx context.Context, _ *clientv3.Client, admin kvdpb.ShardAdminClient) error {
+				response, err := admin.Rebalance(ctx, &kvdpb.RebalanceRequest{})
+				if err != nil {
+					return err
+				}
+				if len(response.Decisions) == 0 {
+					_, err = fmt.Fprintln(cmd.OutOrStdout(), "There is nothing to do")
+				}
+				for _, d := range response.Decisions {
+					_, err = fmt.Fprintln(cmd.OutOrStdout(), d)
+				}
+				return err
+			})
+		},
+	}
+}
+
 // memberID finds a member by name or by id.
 func memberID(ctx context.Context, client *clientv3.Client, text string) (uint64, error) {
 	list, err := client.MemberList(ctx)

@@ -640,7 +640,7 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"b\n" +
 	"\x12ShardSplitResponse\x12$\n" +
 	"\x04left\x18\x01 \x01(\v2\x10.kvdpb.ShardInfoR\x04left\x12&\n" +
-	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\x8c\x04\n" +
+	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\xcc\x04\n" +
 	"\n" +
 	"ShardAdmin\x129\n" +
 	"\x04List\x12\x17.kvdpb.ShardListRequest\x1a\x18.kvdpb.ShardListResponse\x129\n" +
@@ -648,7 +648,8 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\x05Split\x12\x18.kvdpb.ShardSplitRequest\x1a\x19.kvdpb.ShardSplitResponse\x12E\n" +
 	"\bTransfer\x12\x1b.kvdpb.ShardTransferRequest\x1a\x1c.kvdpb.ShardTransferResponse\x129\n" +
 	"\x04Move\x12\x17.kvdpb.ShardMoveRequest\x1a\x18.kvdpb.ShardMoveResponse\x12?\n" +
-	"\x06Cancel\x12\x19.kvdpb.ShardCancelRequest\x1a\x1a.kvdpb.ShardCancelResponse\x12;\n" +
+	"\x06Cancel\x12\x19.kvdpb.ShardCancelRequest\x1a\x1a.kvdpb.ShardCancelResponse\x12>\n" +
+	"\tRebalance\x12\x17.kvdpb.RebalanceRequest\x1a\x18.kvdpb.RebalanceResponse\x12;\n" +
 	"\bSettings\x12\x16.kvdpb.SettingsRequest\x1a\x17.kvdpb.SettingsResponse\x12J\n" +
 	"\rChangeSetting\x12\x1b.kvdpb.ChangeSettingRequest\x1a\x1c.kvdpb.ChangeSettingResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
@@ -677,13 +678,15 @@ var file_kvdpb_admin_proto_goTypes = []any{
 	(*ShardTransferRequest)(nil),  // 8: kvdpb.ShardTransferRequest
 	(*ShardMoveRequest)(nil),      // 9: kvdpb.ShardMoveRequest
 	(*ShardCancelRequest)(nil),    // 10: kvdpb.ShardCancelRequest
-	(*SettingsRequest)(nil),       // 11: kvdpb.SettingsRequest
-	(*ChangeSettingRequest)(nil),  // 12: kvdpb.ChangeSettingRequest
-	(*ShardTransferResponse)(nil), // 13: kvdpb.ShardTransferResponse
-	(*ShardMoveResponse)(nil),     // 14: kvdpb.ShardMoveResponse
-	(*ShardCancelResponse)(nil),   // 15: kvdpb.ShardCancelResponse
-	(*SettingsResponse)(nil),      // 16: kvdpb.SettingsResponse
-	(*ChangeSettingResponse)(nil), // 17: kvdpb.ChangeSettingResponse
+	(*RebalanceRequest)(nil),      // 11: kvdpb.RebalanceRequest
+	(*SettingsRequest)(nil),       // 12: kvdpb.SettingsRequest
+	(*ChangeSettingRequest)(nil),  // 13: kvdpb.ChangeSettingRequest
+	(*ShardTransferResponse)(nil), // 14: kvdpb.ShardTransferResponse
+	(*ShardMoveResponse)(nil),     // 15: kvdpb.ShardMoveResponse
+	(*ShardCancelResponse)(nil),   // 16: kvdpb.ShardCancelResponse
+	(*RebalanceResponse)(nil),     // 17: kvdpb.RebalanceResponse
+	(*SettingsResponse)(nil),      // 18: kvdpb.SettingsResponse
+	(*ChangeSettingResponse)(nil), // 19: kvdpb.ChangeSettingResponse
 }
 var file_kvdpb_admin_proto_depIdxs = []int32{
 	0,  // 0: kvdpb.ShardInfo.replicas:type_name -> kvdpb.ShardReplica
@@ -697,18 +700,20 @@ var file_kvdpb_admin_proto_depIdxs = []int32{
 	8,  // 8: kvdpb.ShardAdmin.Transfer:input_type -> kvdpb.ShardTransferRequest
 	9,  // 9: kvdpb.ShardAdmin.Move:input_type -> kvdpb.ShardMoveRequest
 	10, // 10: kvdpb.ShardAdmin.Cancel:input_type -> kvdpb.ShardCancelRequest
-	11, // 11: kvdpb.ShardAdmin.Settings:input_type -> kvdpb.SettingsRequest
-	12, // 12: kvdpb.ShardAdmin.ChangeSetting:input_type -> kvdpb.ChangeSettingRequest
-	3,  // 13: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
-	5,  // 14: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
-	7,  // 15: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
-	13, // 16: kvdpb.ShardAdmin.Transfer:output_type -> kvdpb.ShardTransferResponse
-	14, // 17: kvdpb.ShardAdmin.Move:output_type -> kvdpb.ShardMoveResponse
-	15, // 18: kvdpb.ShardAdmin.Cancel:output_type -> kvdpb.ShardCancelResponse
-	16, // 19: kvdpb.ShardAdmin.Settings:output_type -> kvdpb.SettingsResponse
-	17, // 20: kvdpb.ShardAdmin.ChangeSetting:output_type -> kvdpb.ChangeSettingResponse
-	13, // [13:21] is the sub-list for method output_type
-	5,  // [5:13] is the sub-list for method input_type
+	11, // 11: kvdpb.ShardAdmin.Rebalance:input_type -> kvdpb.RebalanceRequest
+	12, // 12: kvdpb.ShardAdmin.Settings:input_type -> kvdpb.SettingsRequest
+	13, // 13: kvdpb.ShardAdmin.ChangeSetting:input_type -> kvdpb.ChangeSettingRequest
+	3,  // 14: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
+	5,  // 15: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
+	7,  // 16: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
+	14, // 17: kvdpb.ShardAdmin.Transfer:output_type -> kvdpb.ShardTransferResponse
+	15, // 18: kvdpb.ShardAdmin.Move:output_type -> kvdpb.ShardMoveResponse
+	16, // 19: kvdpb.ShardAdmin.Cancel:output_type -> kvdpb.ShardCancelResponse
+	17, // 20: kvdpb.ShardAdmin.Rebalance:output_type -> kvdpb.RebalanceResponse
+	18, // 21: kvdpb.ShardAdmin.Settings:output_type -> kvdpb.SettingsResponse
+	19, // 22: kvdpb.ShardAdmin.ChangeSetting:output_type -> kvdpb.ChangeSettingResponse
+	14, // [14:23] is the sub-list for method output_type
+	5,  // [5:14] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name

@@ -25,6 +25,7 @@ const (
 	ShardAdmin_Transfer_FullMethodName      = "/kvdpb.ShardAdmin/Transfer"
 	ShardAdmin_Move_FullMethodName          = "/kvdpb.ShardAdmin/Move"
 	ShardAdmin_Cancel_FullMethodName        = "/kvdpb.ShardAdmin/Cancel"
+	ShardAdmin_Rebalance_FullMethodName     = "/kvdpb.ShardAdmin/Rebalance"
 	ShardAdmin_Settings_FullMethodName      = "/kvdpb.ShardAdmin/Settings"
 	ShardAdmin_ChangeSetting_FullMethodName = "/kvdpb.ShardAdmin/ChangeSetting"
 )
@@ -54,6 +55,9 @@ type ShardAdminClient interface {
 	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
 	// owner serves. FailedPrecondition if there is nothing, or if it only goes forward by now.
 	Cancel(ctx context.Context, in *ShardCancelRequest, opts ...grpc.CallOption) (*ShardCancelResponse, error)
+	// Rebalance has the cluster look at once at what it does by itself otherwise every few seconds, and answers what it
+	// decided, in words.
+	Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error)
 	// Settings lists the settings of the cluster.
 	Settings(ctx context.Context, in *SettingsRequest, opts ...grpc.CallOption) (*SettingsResponse, error)
 	// ChangeSetting sets a setting of the cluster, or gives it its default back, and answers it as it is then. NotFound if
@@ -129,6 +133,16 @@ func (c *shardAdminClient) Cancel(ctx context.Context, in *ShardCancelRequest, o
 	return out, nil
 }
 
+func (c *shardAdminClient) Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebalanceResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_Rebalance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *shardAdminClient) Settings(ctx context.Context, in *SettingsRequest, opts ...grpc.CallOption) (*SettingsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SettingsResponse)
@@ -174,6 +188,9 @@ type ShardAdminServer interface {
 	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
 	// owner serves. FailedPrecondition if there is nothing, or if it only goes forward by now.
 	Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error)
+	// Rebalance has the cluster look at once at what it does by itself otherwise every few seconds, and answers what it
+	// decided, in words.
+	Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error)
 	// Settings lists the settings of the cluster.
 	Settings(context.Context, *SettingsRequest) (*SettingsResponse, error)
 	// ChangeSetting sets a setting of the cluster, or gives it its default back, and answers it as it is then. NotFound if
@@ -206,6 +223,9 @@ func (UnimplementedShardAdminServer) Move(context.Context, *ShardMoveRequest) (*
 }
 func (UnimplementedShardAdminServer) Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
+}
+func (UnimplementedShardAdminServer) Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rebalance not implemented")
 }
 func (UnimplementedShardAdminServer) Settings(context.Context, *SettingsRequest) (*SettingsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Settings not implemented")
@@ -342,6 +362,24 @@ func _ShardAdmin_Cancel_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ShardAdmin_Rebalance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebalanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).Rebalance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_Rebalance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).Rebalance(ctx, req.(*RebalanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ShardAdmin_Settings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SettingsRequest)
 	if err := dec(in); err != nil {
@@ -408,6 +446,10 @@ var ShardAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Cancel",
 			Handler:    _ShardAdmin_Cancel_Handler,
+		},
+		{
+			MethodName: "Rebalance",
+			Handler:    _ShardAdmin_Rebalance_Handler,
 		},
 		{
 			MethodName: "Settings",

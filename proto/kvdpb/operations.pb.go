@@ -585,6 +585,280 @@ func (x *ChangeSettingResponse) GetSetting() *Setting {
 	return nil
 }
 
+type LoadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// split_bytes is the size above which the middle of a shard is wanted.
+	SplitBytes    int64 `protobuf:"varint,1,opt,name=split_bytes,json=splitBytes,proto3" json:"split_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadRequest) Reset() {
+	*x = LoadRequest{}
+	mi := &file_kvdpb_operations_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadRequest) ProtoMessage() {}
+
+func (x *LoadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_operations_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
+func (*LoadRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LoadRequest) GetSplitBytes() int64 {
+	if x != nil {
+		return x.SplitBytes
+	}
+	return 0
+}
+
+type LoadReport struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shards []*ShardLoad           `protobuf:"bytes,1,rep,name=shards,proto3" json:"shards,omitempty"`
+	// cpu_micros is the processor time that the process has used, cpus how many processors it may use.
+	CpuMicros int64  `protobuf:"varint,2,opt,name=cpu_micros,json=cpuMicros,proto3" json:"cpu_micros,omitempty"`
+	Cpus      uint32 `protobuf:"varint,3,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	// incarnation tells apart the runs that the sums begin with.
+	Incarnation   uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadReport) Reset() {
+	*x = LoadReport{}
+	mi := &file_kvdpb_operations_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadReport) ProtoMessage() {}
+
+func (x *LoadReport) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_operations_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadReport.ProtoReflect.Descriptor instead.
+func (*LoadReport) Descriptor() ([]byte, []int) {
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LoadReport) GetShards() []*ShardLoad {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+func (x *LoadReport) GetCpuMicros() int64 {
+	if x != nil {
+		return x.CpuMicros
+	}
+	return 0
+}
+
+func (x *LoadReport) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *LoadReport) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+// ShardLoad is a shard that the reporting member owns.
+type ShardLoad struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Bytes int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// writes is a sum that grows as long as the process runs.
+	Writes int64 `protobuf:"varint,3,opt,name=writes,proto3" json:"writes,omitempty"`
+	// middle and balanced are encoded keys that halve size and writes; empty if there is none.
+	Middle        []byte `protobuf:"bytes,4,opt,name=middle,proto3" json:"middle,omitempty"`
+	Balanced      []byte `protobuf:"bytes,5,opt,name=balanced,proto3" json:"balanced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardLoad) Reset() {
+	*x = ShardLoad{}
+	mi := &file_kvdpb_operations_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardLoad) ProtoMessage() {}
+
+func (x *ShardLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_operations_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardLoad.ProtoReflect.Descriptor instead.
+func (*ShardLoad) Descriptor() ([]byte, []int) {
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ShardLoad) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ShardLoad) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ShardLoad) GetWrites() int64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *ShardLoad) GetMiddle() []byte {
+	if x != nil {
+		return x.Middle
+	}
+	return nil
+}
+
+func (x *ShardLoad) GetBalanced() []byte {
+	if x != nil {
+		return x.Balanced
+	}
+	return nil
+}
+
+type RebalanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_kvdpb_operations_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_operations_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{14}
+}
+
+type RebalanceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Decisions     []string               `protobuf:"bytes,1,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceResponse) Reset() {
+	*x = RebalanceResponse{}
+	mi := &file_kvdpb_operations_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceResponse) ProtoMessage() {}
+
+func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_operations_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RebalanceResponse) GetDecisions() []string {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
 var File_kvdpb_operations_proto protoreflect.FileDescriptor
 
 const file_kvdpb_operations_proto_rawDesc = "" +
@@ -622,7 +896,29 @@ const file_kvdpb_operations_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n" +
 	"\x05reset\x18\x03 \x01(\bR\x05reset\"A\n" +
 	"\x15ChangeSettingResponse\x12(\n" +
-	"\asetting\x18\x01 \x01(\v2\x0e.kvdpb.SettingR\asettingB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\asetting\x18\x01 \x01(\v2\x0e.kvdpb.SettingR\asetting\".\n" +
+	"\vLoadRequest\x12\x1f\n" +
+	"\vsplit_bytes\x18\x01 \x01(\x03R\n" +
+	"splitBytes\"\x8b\x01\n" +
+	"\n" +
+	"LoadReport\x12(\n" +
+	"\x06shards\x18\x01 \x03(\v2\x10.kvdpb.ShardLoadR\x06shards\x12\x1d\n" +
+	"\n" +
+	"cpu_micros\x18\x02 \x01(\x03R\tcpuMicros\x12\x12\n" +
+	"\x04cpus\x18\x03 \x01(\rR\x04cpus\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\"\x83\x01\n" +
+	"\tShardLoad\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x16\n" +
+	"\x06writes\x18\x03 \x01(\x03R\x06writes\x12\x16\n" +
+	"\x06middle\x18\x04 \x01(\fR\x06middle\x12\x1a\n" +
+	"\bbalanced\x18\x05 \x01(\fR\bbalanced\"\x12\n" +
+	"\x10RebalanceRequest\"1\n" +
+	"\x11RebalanceResponse\x12\x1c\n" +
+	"\tdecisions\x18\x01 \x03(\tR\tdecisions2s\n" +
+	"\x05Loads\x12/\n" +
+	"\x06Report\x12\x12.kvdpb.LoadRequest\x1a\x11.kvdpb.LoadReport\x129\n" +
+	"\x04Pass\x12\x17.kvdpb.RebalanceRequest\x1a\x18.kvdpb.RebalanceResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_operations_proto_rawDescOnce sync.Once
@@ -636,7 +932,7 @@ func file_kvdpb_operations_proto_rawDescGZIP() []byte {
 	return file_kvdpb_operations_proto_rawDescData
 }
 
-var file_kvdpb_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_kvdpb_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_kvdpb_operations_proto_goTypes = []any{
 	(*ShardTransferRequest)(nil),  // 0: kvdpb.ShardTransferRequest
 	(*ShardTransferResponse)(nil), // 1: kvdpb.ShardTransferResponse
@@ -649,15 +945,25 @@ var file_kvdpb_operations_proto_goTypes = []any{
 	(*SettingsResponse)(nil),      // 8: kvdpb.SettingsResponse
 	(*ChangeSettingRequest)(nil),  // 9: kvdpb.ChangeSettingRequest
 	(*ChangeSettingResponse)(nil), // 10: kvdpb.ChangeSettingResponse
+	(*LoadRequest)(nil),           // 11: kvdpb.LoadRequest
+	(*LoadReport)(nil),            // 12: kvdpb.LoadReport
+	(*ShardLoad)(nil),             // 13: kvdpb.ShardLoad
+	(*RebalanceRequest)(nil),      // 14: kvdpb.RebalanceRequest
+	(*RebalanceResponse)(nil),     // 15: kvdpb.RebalanceResponse
 }
 var file_kvdpb_operations_proto_depIdxs = []int32{
-	6, // 0: kvdpb.SettingsResponse.settings:type_name -> kvdpb.Setting
-	6, // 1: kvdpb.ChangeSettingResponse.setting:type_name -> kvdpb.Setting
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	6,  // 0: kvdpb.SettingsResponse.settings:type_name -> kvdpb.Setting
+	6,  // 1: kvdpb.ChangeSettingResponse.setting:type_name -> kvdpb.Setting
+	13, // 2: kvdpb.LoadReport.shards:type_name -> kvdpb.ShardLoad
+	11, // 3: kvdpb.Loads.Report:input_type -> kvdpb.LoadRequest
+	14, // 4: kvdpb.Loads.Pass:input_type -> kvdpb.RebalanceRequest
+	12, // 5: kvdpb.Loads.Report:output_type -> kvdpb.LoadReport
+	15, // 6: kvdpb.Loads.Pass:output_type -> kvdpb.RebalanceResponse
+	5,  // [5:7] is the sub-list for method output_type
+	3,  // [3:5] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_operations_proto_init() }
@@ -671,9 +977,9 @@ func file_kvdpb_operations_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_operations_proto_rawDesc), len(file_kvdpb_operations_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   16,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_kvdpb_operations_proto_goTypes,
 		DependencyIndexes: file_kvdpb_operations_proto_depIdxs,

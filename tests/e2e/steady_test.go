@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -25,7 +26,8 @@ type steady struct {
 	stop  chan struct{}
 	wg    sync.WaitGroup
 	watch clientv3.WatchChan
-	start int64
+	// events are those that came and were not looked at yet.
+	events []*clientv3.Event
 
 	mu struct {
 		sync.Mutex
@@ -49,8 +51,7 @@ func startSteady(t *testing.T, cli *clientv3.Client, writers int) *steady {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.start = first.Header.Revision + 1
-	s.watch = cli.Watch(t.Context(), steadyPrefix, clientv3.WithPrefix(), clientv3.WithRev(s.start))
+	s.watch = cli.Watch(t.Context(), steadyPrefix, clientv3.WithPrefix(), clientv3.WithRev(first.Header.Revision+1))
 	for n := range writers {
 		s.wg.Go(func() { s.work(n) })
 	}
@@ -132,23 +133,33 @@ func (s *steady) finish() {
 	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
 	defer cancel()
-	// The load is alone in the cluster: revisions are dense.
-	for next, end := s.start, s.start+int64(len(s.mu.acked)); next < end; {
+	for _, next := range slices.Sorted(maps.Keys(s.mu.acked)) {
+		ev, err := s.event(ctx)
+		if err != nil {
+			s.t.Fatalf("the watch has not seen revision %d: %v", next, err)
+		}
+		if ev.Kv.ModRevision != next || s.mu.acked[next] != string(ev.Kv.Key) {
+			s.t.Fatalf("revision %d of %q came; %d, put of %q, was next", ev.Kv.ModRevision, ev.Kv.Key, next, s.mu.acked[next])
+		}
+	}
+}
+
+// event is the watch's next one.
+func (s *steady) event(ctx context.Context) (*clientv3.Event, error) {
+	for len(s.events) == 0 {
 		select {
 		case resp, ok := <-s.watch:
 			if !ok || resp.Err() != nil {
-				s.t.Fatalf("the watch ended at %d: %v", next, resp.Err())
+				return nil, fmt.Errorf("it ended: %w", resp.Err())
 			}
-			for _, ev := range resp.Events {
-				if ev.Kv.ModRevision != next || s.mu.acked[next] != string(ev.Kv.Key) {
-					s.t.Fatalf("revision %d of %q came; %d, put of %q, was next", ev.Kv.ModRevision, ev.Kv.Key, next, s.mu.acked[next])
-				}
-				next++
-			}
+			s.events = resp.Events
 		case <-ctx.Done():
-			s.t.Fatalf("the watch has not seen revision %d", next)
+			return nil, ctx.Err()
 		}
 	}
+	ev := s.events[0]
+	s.events = s.events[1:]
+	return ev, nil
 }
 
 // shardJSON is what kvctl shard list tells of a shard.
