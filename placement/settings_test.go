@@ -56,3 +56,20 @@ func TestSettingsAreChecked(t *testing.T) {
 	require.Equal(t, kvdpb.PlacementResult_STALE, s.setSettings(&kvdpb.SetClusterSettings{Settings: was}).Rejection, "somebody else was faster")
 	require.Equal(t, kvdpb.PlacementResult_NONE, s.setSettings(&kvdpb.SetClusterSettings{Settings: was, Version: 1}).Rejection)
 }
+
+func TestSizesOfSettings(t *testing.T) {
+	for text, shown := range map[string]string{"1GiB": "1GiB", "1536 MiB": "1536MiB", "2000000": "2000000", "3MB": "3000000"} {
+		next, s, err := ChangeSetting(&kvdpb.ClusterSettings{}, "split-bytes", text, false)
+		require.NoError(t, err, text)
+		require.Equal(t, shown, s.Value)
+		require.NoError(t, CheckSettings(next))
+	}
+	for _, text := range []string{"1", "2PiB", "many", "-5MiB"} {
+		_, _, err := ChangeSetting(&kvdpb.ClusterSettings{}, "split-bytes", text, false)
+		require.Error(t, err, text)
+	}
+	set := BalanceSettings(&kvdpb.ClusterSettings{})
+	require.True(t, set.SplitBySize && set.BalanceOwners && set.OwnersFollow)
+	require.False(t, set.SplitByLoad)
+	require.EqualValues(t, defaultSplitBytes, set.SplitBytes)
+}

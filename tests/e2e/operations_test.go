@@ -13,8 +13,9 @@ import (
 	"github.com/kvd-io/kvd/tests/cluster"
 )
 
-// operations is how many transfers, and how many moves, TestOperationsUnderLoad makes.
-var operations = flag.Int("operations", 4, "transfers and moves under load")
+// operations is how many transfers, and how many moves, TestOperationsUnderLoad makes: go test ./tests/e2e -run
+// TestOperationsUnderLoad -args -operations=100.
+var operations = flag.Int("operations", 3, "transfers and moves under load")
 
 func (e *env) shards(t *testing.T) []shardJSON {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -213,4 +214,14 @@ func member(c *cluster.Cluster, name string) *cluster.Member {
 		}
 	}
 	return nil
+}
+
+// noise is text that does not compress; the same each time.
+func noise(n int) string {
+	rng := rand.New(rand.NewPCG(1, uint64(n)))
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return string(b)
 }
