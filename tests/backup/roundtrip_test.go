@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -104,16 +105,17 @@ func load(ctx context.Context, t *testing.T, c *clientv3.Client, n, from int) (r
 	return revision
 }
 
-// dump reads all keys at a revision, a page at a time.
-func dump(ctx context.Context, t *testing.T, c *clientv3.Client, rev int64) []*mvccpb.KeyValue {
-	t.Helper()
+// dump reads all keys at a revision, a page at a time: large ones, because etcd counts all that is left for each.
+func dump(ctx context.Context, c *clientv3.Client, rev int64) ([]*mvccpb.KeyValue, error) {
 	var all []*mvccpb.KeyValue
 	for from := "\x00"; ; {
-		resp, err := c.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithRev(rev), clientv3.WithLimit(2000))
-		require.NoError(t, err, "at revision %d", rev)
+		resp, err := c.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithRev(rev), clientv3.WithLimit(20_000))
+		if err != nil {
+			return nil, fmt.Errorf("at revision %d: %w", rev, err)
+		}
 		all = append(all, resp.Kvs...)
 		if !resp.More {
-			return all
+			return all, nil
 		}
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
@@ -123,7 +125,17 @@ func requireSame(ctx context.Context, t *testing.T, want, got *clientv3.Client, 
 	t.Helper()
 	for i := range int64(11) {
 		rev := from + (to-from)*i/10
-		a, b := dump(ctx, t, want, rev), dump(ctx, t, got, rev)
+		var a, b []*mvccpb.KeyValue
+		var read errgroup.Group
+		read.Go(func() (err error) {
+			a, err = dump(ctx, want, rev)
+			return err
+		})
+		read.Go(func() (err error) {
+			b, err = dump(ctx, got, rev)
+			return err
+		})
+		require.NoError(t, read.Wait())
 		require.Len(t, b, len(a), "keys at revision %d", rev)
 		for j := range a {
 			if !proto.Equal(a[j], b[j]) {
