@@ -143,18 +143,19 @@ func TestOperationsUnderLoad(t *testing.T) {
 	}
 }
 
-func (e *env) find(t *testing.T, id uint64) shardJSON {
+// find waits until a shard is listed with an owner.
+func (e *env) find(t *testing.T, id uint64) (found shardJSON) {
 	t.Helper()
-	for _, s := range e.shards(t) {
-		if s.ID == id {
-			if s.Owner == nil {
-				t.Fatalf("shard %d has no owner", id)
+	eventually(t, 20*time.Second, func(context.Context) error {
+		for _, s := range e.shards(t) {
+			if s.ID == id && s.Owner != nil {
+				found = s
+				return nil
 			}
-			return s
 		}
-	}
-	t.Fatalf("no shard %d", id)
-	return shardJSON{}
+		return fmt.Errorf("no shard %d with an owner", id)
+	})
+	return found
 }
 
 // await lets a load run for a while.
