@@ -45,6 +45,10 @@ bench: build ## Compare with etcd and with an empty gRPC server on this machine.
 bench-snapshot: build ## Compare saving and restoring snapshots with etcd, e.g. make bench-snapshot ARGS='-snapshot-keys 100000 -pairs 3'.
 	cd tests/bench && go run -buildvcs=false . -cells snapshot -members 1 -shards 1,8 -seconds 5 $(ARGS)
 
+.PHONY: bench-leases
+bench-leases: build ## Ten thousand leases that end at once: none early, none much late, what writes see of it.
+	go run -buildvcs=false ./tests/leases $(ARGS)
+
 .PHONY: test-etcd
 test-etcd: build ## etcd's own tests against kvd, e.g. make test-etcd ARGS='-mode split -run TestKV'.
 	cd tests/etcd && go run -buildvcs=false . $(ARGS)

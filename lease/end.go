@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// maxWorkers is how many leases a member ends at a time: enough to fill the
-	// pipeline's batches, too few to fill its queue.
-	maxWorkers = 32
+	// maxWorkers is how many leases a member ends at a time. Each waits for the log
+	// about three times, so it takes many to end a thousand in a second where the log
+	// is slow; where it is not, the rate at which their owners mark leases limits them.
+	maxWorkers = 128
 	// endRetryFirst and endRetryMost are the pauses after attempts that failed.
 	endRetryFirst = 20 * time.Millisecond
 	endRetryMost  = time.Second

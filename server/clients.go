@@ -52,6 +52,7 @@ func (m *Member) metricSources() metrics.Sources {
 	return metrics.Sources{
 		Member: m.id.member, Raft: m.host.Stats, Stores: m.engine.Stats, Peers: m.mesh.Peers, Links: m.router.Stats, Watches: m.hub.Stats,
 		View: m.placement.View, Counters: m.placement.Counters(), Replicas: m.manager.Each, LeaderChanges: m.leaderChanges.Load, Leases: m.leaseStats,
+		Integrity: func() (compared, differed uint64) { s := m.integrity.Stats(); return s.Compared, s.Differed },
 	}
 }
 

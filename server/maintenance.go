@@ -4,8 +4,11 @@ import (
 	"context"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/server/compactor"
+	"github.com/kvd-io/kvd/server/integrity"
 	"github.com/kvd-io/kvd/server/space"
 	"github.com/kvd-io/kvd/shard"
 )
@@ -47,6 +50,14 @@ func (m *Member) openMaintenance(context.Context) error {
 		Logger: m.log.Named("compactor"),
 	})
 	m.onClose(m.compactor.Close)
+	m.integrity = integrity.New(integrity.Config{
+		Member: m.id.member, Replicas: m.manager,
+		Descriptor: func(id uint64) *kvdpb.Descriptor { return m.placement.Map().ByID(id) },
+		Conn:       func(to uint64) (grpc.ClientConnInterface, error) { return m.mesh.Conn(to) },
+		Alarms:     m.placement, Period: m.cfg.CorruptCheckPeriod(), Logger: m.log.Named("integrity"),
+	})
+	m.integrity.Register(m.mesh.Registrar())
+	m.onClose(m.integrity.Close)
 	return nil
 }
 

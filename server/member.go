@@ -26,6 +26,7 @@ import (
 	"github.com/kvd-io/kvd/server/compactor"
 	"github.com/kvd-io/kvd/server/config"
 	"github.com/kvd-io/kvd/server/datadir"
+	"github.com/kvd-io/kvd/server/integrity"
 	"github.com/kvd-io/kvd/server/space"
 	"github.com/kvd-io/kvd/shard"
 	"github.com/kvd-io/kvd/shard/manager"
@@ -68,6 +69,7 @@ type Member struct {
 	api       *api.Server
 	space     *space.Guard
 	compactor *compactor.Compactor
+	integrity *integrity.Checker
 
 	// shown is the largest size that Status told: it never falls.
 	shown atomic.Int64
@@ -321,6 +323,7 @@ func (m *Member) run(context.Context) error {
 	m.manager.Start()
 	m.space.Start()
 	m.compactor.Start()
+	m.integrity.Start()
 	// Probes may look at a member that is not ready yet.
 	return m.api.StartMetrics()
 }
@@ -339,6 +342,11 @@ func (m *Member) becomeReady(ctx context.Context) error {
 	}
 	if err := m.placement.Barrier(ctx); err != nil {
 		return fmt.Errorf("catch up with the cluster: %w", err)
+	}
+	if m.cfg.InitialCorruptCheck() {
+		if err := m.integrity.Verify(ctx); err != nil {
+			return fmt.Errorf("check this member's data: %w", err)
+		}
 	}
 	if err := m.api.Start(); err != nil {
 		return fmt.Errorf("serve clients: %w", err)

@@ -29,14 +29,14 @@ type cluster struct {
 }
 
 // freeURL finds a port nobody listens on.
-func freeURL(t *testing.T) string {
+func freeURL(t testing.TB) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
 	return "http://" + l.Addr().String()
 }
 
-func newCluster(t *testing.T, n int) *cluster {
+func newCluster(t testing.TB, n int) *cluster {
 	c := &cluster{dir: t.TempDir(), members: make([]*Member, n)}
 	var initial []string
 	for i := range n {
@@ -48,7 +48,7 @@ func newCluster(t *testing.T, n int) *cluster {
 	return c
 }
 
-func (c *cluster) config(t *testing.T, i int, more ...string) *config.Config {
+func (c *cluster) config(t testing.TB, i int, more ...string) *config.Config {
 	name := fmt.Sprintf("m%d", i)
 	args := []string{
 		"--name", name, "--data-dir", filepath.Join(c.dir, name), "--initial-cluster", c.initial,

@@ -121,7 +121,7 @@ func (c *Copy) Span() keyspace.Span { return c.view.span }
 // Close ends the copy.
 func (c *Copy) Close() { c.sn.Close() }
 
-// Head, Get, Range, StateHash and Count read the copy; see mvcc.Snapshot. Keys outside of
+// Head, Get, Range, Hash, StateHash and Count read the copy; see mvcc.Snapshot. Keys outside of
 // Span must not be asked for.
 
 func (c *Copy) Head(key []byte) (mvcc.Head, error) { return c.sn.Head(key) }
@@ -130,6 +130,10 @@ func (c *Copy) Get(key []byte, rev int64) (*mvccpb.KeyValue, error) { return c.s
 
 func (c *Copy) Range(ctx context.Context, span keyspace.Span, o mvcc.RangeOptions, fn func(*mvccpb.KeyValue) bool) error {
 	return c.sn.Range(ctx, span, o, fn)
+}
+
+func (c *Copy) Hash(ctx context.Context, span keyspace.Span, rev int64) (uint32, error) {
+	return c.sn.Hash(ctx, span, rev)
 }
 
 func (c *Copy) StateHash(ctx context.Context, span keyspace.Span, rev int64) (uint32, error) {

@@ -154,6 +154,9 @@ type Config struct {
 	LogLevel, LogFormat string
 	LogOutputs          []string
 
+	// CorruptCheckTime and CompactHashCheckTime are etcd's; CorruptCheckPeriod says what comes of them.
+	CorruptCheckTime, CompactHashCheckTime time.Duration
+
 	// Features are etcd's feature gates by name; FeatureEnabled reads them.
 	Features featuregate.MutableFeatureGate
 
@@ -225,6 +228,7 @@ func Default() *Config {
 		MemtableBytes:               defaultMemtableBytes,
 		AutoCompactionMode:          "periodic",
 		AutoCompactionRetention:     "0",
+		CompactHashCheckTime:        time.Minute,
 		SelfSignedCertValidity:      1,
 		TLSMinVersion:               "TLS1.2",
 		AuthToken:                   "simple",

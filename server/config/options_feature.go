@@ -4,10 +4,10 @@ import "time"
 
 func (c *Config) featureOptions() []option {
 	return []option{
-		{name: "corrupt-check-time", group: groupFeatures, value: duration(new(time.Duration)), without: laterHash,
-			usage: "Time between checks of the cluster for corruption."},
-		{name: "compact-hash-check-time", group: groupFeatures, value: duration(new(time.Minute)), without: laterHash,
-			usage: "Time between checks of the hashes of compacted history."},
+		{name: "corrupt-check-time", group: groupFeatures, value: duration(&c.CorruptCheckTime),
+			usage: "Time between comparisons of the replicas of each shard. 0: each once in ten minutes, with pauses by the time that it takes."},
+		{name: "compact-hash-check-time", group: groupFeatures, value: duration(&c.CompactHashCheckTime),
+			usage: "With the feature gate CompactHashCheck, the same as --corrupt-check-time: one comparison covers all history that is not compacted. The shorter of both counts."},
 		{name: "compaction-batch-limit", group: groupFeatures, value: integer(new(1000)),
 			without: "history is collected in the background, paced by time and bytes",
 			usage:   "Maximum revisions deleted in each compaction batch."},

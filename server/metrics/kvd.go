@@ -42,6 +42,9 @@ var kvdScalars = []scalar{
 	{"kvd_store_flushes", "The flushes of memtables, of the stores that are open.", gauge, func(s *snapshot) float64 { return float64(s.stores.Flushes) }},
 	{"kvd_store_compactions", "The compactions of tables, of the stores that are open.", gauge, func(s *snapshot) float64 { return float64(s.stores.Compactions) }},
 
+	{"kvd_integrity_comparisons_total", "The comparisons of a shard that this member owns with its other replicas.", counter, func(s *snapshot) float64 { return float64(s.compared) }},
+	{"kvd_integrity_differences_total", "The replicas that comparisons found to differ, twice in a row each.", counter, func(s *snapshot) float64 { return float64(s.differed) }},
+
 	{"kvd_watch_catchups", "The catch-ups of watches from disk that are under way.", gauge, func(s *snapshot) float64 { return float64(s.watches.Cohorts) }},
 	{"kvd_watch_rounds_total", "The rounds of questions to owners about what may still come.", counter, func(s *snapshot) float64 { return float64(s.watches.Rounds) }},
 }

@@ -27,19 +27,24 @@ type Sources struct {
 	LeaderChanges func() uint64
 	// Leases are the figures of client leases; nil for none.
 	Leases func() LeaseStats
+	// Integrity counts the comparisons of shards with other replicas, and those that
+	// found a difference; nil for none.
+	Integrity func() (compared, differed uint64)
 }
 
 // snapshot is what all parts counted at one moment.
 type snapshot struct {
 	Sources
-	raft     multiraft.Stats
-	stores   mvcc.EngineStats
-	peers    []peer.Status
-	links    []router.LinkStats
-	watches  watch.Stats
-	view     *placement.View
-	leases   LeaseStats
-	replicas replicaSums
+	raft    multiraft.Stats
+	stores  mvcc.EngineStats
+	peers   []peer.Status
+	links   []router.LinkStats
+	watches watch.Stats
+	view    *placement.View
+	leases  LeaseStats
+	// compared and differed are Integrity's.
+	compared, differed uint64
+	replicas           replicaSums
 }
 
 // replicaSums add up this member's replicas.
@@ -57,6 +62,9 @@ func (s Sources) look() *snapshot {
 	}
 	if s.Leases != nil {
 		snap.leases = s.Leases()
+	}
+	if s.Integrity != nil {
+		snap.compared, snap.differed = s.Integrity()
 	}
 	sums := &snap.replicas
 	sums.phases = make(map[shard.Phase]int)

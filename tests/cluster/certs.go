@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -68,16 +69,38 @@ func (c *Certs) Client(dir, commonName string) (certPath, keyPath string, err er
 }
 
 func (c *Certs) sign(dir, name string, usage []x509.ExtKeyUsage) (certPath, keyPath string, err error) {
+	return c.Issue(dir, name, Subject{CommonName: name, Usage: usage})
+}
+
+// Subject is what a certificate says. Zero values stand for localhost, for both usages and for as long as the authority lives.
+type Subject struct {
+	CommonName string
+	Hosts      []string
+	Usage      []x509.ExtKeyUsage
+	NotAfter   time.Time
+}
+
+// Issue signs a certificate for loopback and writes it and its key to dir, under a name.
+func (c *Certs) Issue(dir, name string, s Subject) (certPath, keyPath string, err error) {
+	if len(s.Hosts) == 0 {
+		s.Hosts = []string{"localhost"}
+	}
+	if len(s.Usage) == 0 {
+		s.Usage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	if s.NotAfter.IsZero() {
+		s.NotAfter = c.notAfter
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", "", fmt.Errorf("making certificate %s: %w", name, err)
 	}
 	c.serial++
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(c.serial), Subject: pkix.Name{CommonName: name},
-		NotBefore: c.notBefore, NotAfter: c.notAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage,
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(c.serial), Subject: pkix.Name{CommonName: s.CommonName},
+		NotBefore: c.notBefore, NotAfter: s.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: s.Usage,
+		DNSNames: s.Hosts, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.caCert, &key.PublicKey, c.caKey)
 	if err != nil {
@@ -92,6 +115,25 @@ func (c *Certs) sign(dir, name string, usage []x509.ExtKeyUsage) (certPath, keyP
 		return "", "", err
 	}
 	return certPath, keyPath, writePEM(keyPath, "EC PRIVATE KEY", keyDER)
+}
+
+// Revoke writes a list of the given certificates, by path, as revoked.
+func (c *Certs) Revoke(path string, certificates ...string) error {
+	c.serial++
+	list := &x509.RevocationList{Number: big.NewInt(c.serial), ThisUpdate: c.notBefore, NextUpdate: c.notAfter}
+	for _, p := range certificates {
+		pair, err := tls.LoadX509KeyPair(p, strings.TrimSuffix(p, ".crt")+".key")
+		if err != nil {
+			return fmt.Errorf("revoking %s: %w", p, err)
+		}
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: pair.Leaf.SerialNumber, RevocationTime: c.notBefore})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, c.caCert, c.caKey)
+	if err != nil {
+		return fmt.Errorf("making a revocation list: %w", err)
+	}
+	return writePEM(path, "X509 CRL", der)
 }
 
 // ClientConfig is the TLS configuration of a client that shows the client certificate.
