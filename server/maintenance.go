@@ -53,6 +53,7 @@ func (m *Member) openMaintenance(context.Context) error {
 	m.integrity = integrity.New(integrity.Config{
 		Member: m.id.member, Replicas: m.manager,
 		Descriptor: func(id uint64) *kvdpb.Descriptor { return m.placement.Map().ByID(id) },
+		Live:       func() []*kvdpb.Descriptor { return m.placement.Map().Live() },
 		Conn:       func(to uint64) (grpc.ClientConnInterface, error) { return m.mesh.Conn(to) },
 		Alarms:     m.placement, Period: m.cfg.CorruptCheckPeriod(), Logger: m.log.Named("integrity"),
 	})

@@ -2,9 +2,11 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -54,9 +56,27 @@ func (c *Config) SetupTLS(lg *zap.Logger) error {
 		if _, err := port.info.ServerConfig(); err != nil {
 			return fmt.Errorf("certificates of the %s port: %w", port.name, err)
 		}
+		if err := checkRevocations(port.info.CRLFile); err != nil {
+			return fmt.Errorf("revocation list of the %s port: %w", port.name, err)
+		}
 	}
 	if c.DiscoverySRV != "" && c.PeerTLS.TrustedCAFile == "" {
 		c.PeerTLS.ServerName = c.DiscoverySRV
+	}
+	return nil
+}
+
+// checkRevocations reads a revocation list, which is read again at each handshake. etcd takes DER form alone.
+func checkRevocations(path string) error {
+	if path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if _, err := x509.ParseRevocationList(b); err != nil {
+		return fmt.Errorf("%s does not hold a list in DER form: %w", path, err)
 	}
 	return nil
 }

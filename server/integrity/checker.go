@@ -47,6 +47,8 @@ type Config struct {
 	Replicas Replicas
 	// Descriptor is the newest descriptor of a shard, nil if it has none.
 	Descriptor func(shard uint64) *kvdpb.Descriptor
+	// Live are the newest descriptors of all shards that live.
+	Live func() []*kvdpb.Descriptor
 	// Conn connects to a member's peer port.
 	Conn   func(member uint64) (grpc.ClientConnInterface, error)
 	Alarms Alarms
@@ -164,14 +166,14 @@ func (c *Checker) check(id uint64) {
 }
 
 func (c *Checker) raise(member uint64, found *comparison) {
+	for _, a := range c.cfg.Alarms.StandingAlarms() {
+		if a.Member == member && a.Type == kvdpb.Alarm_CORRUPT {
+			return // and has been told of
+		}
+	}
 	c.log.Error("the data of a replica differs from that of the others",
 		zap.Uint64("shard", found.shard), zap.String("member-id", hex(member)), zap.Int64("revision", found.revision),
 		zap.Any("hashes", found.show()))
-	for _, a := range c.cfg.Alarms.StandingAlarms() {
-		if a.Member == member && a.Type == kvdpb.Alarm_CORRUPT {
-			return
-		}
-	}
 	ctx, cancel := context.WithTimeout(c.ctx, raiseTimeout)
 	defer cancel()
 	err := c.cfg.Alarms.RaiseAlarm(ctx, &kvdpb.Alarm{Member: member, Type: kvdpb.Alarm_CORRUPT, Cause: kvdpb.Alarm_CHECK})

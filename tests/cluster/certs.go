@@ -117,7 +117,7 @@ func (c *Certs) Issue(dir, name string, s Subject) (certPath, keyPath string, er
 	return certPath, keyPath, writePEM(keyPath, "EC PRIVATE KEY", keyDER)
 }
 
-// Revoke writes a list of the given certificates, by path, as revoked.
+// Revoke writes a list, in DER form as etcd reads it, of the given certificates, by path, as revoked.
 func (c *Certs) Revoke(path string, certificates ...string) error {
 	c.serial++
 	list := &x509.RevocationList{Number: big.NewInt(c.serial), ThisUpdate: c.notBefore, NextUpdate: c.notAfter}
@@ -133,7 +133,10 @@ func (c *Certs) Revoke(path string, certificates ...string) error {
 	if err != nil {
 		return fmt.Errorf("making a revocation list: %w", err)
 	}
-	return writePEM(path, "X509 CRL", der)
+	if err := os.WriteFile(path, der, 0o600); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
 }
 
 // ClientConfig is the TLS configuration of a client that shows the client certificate.

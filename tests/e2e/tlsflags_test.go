@@ -39,7 +39,7 @@ func TestClientTLSFlags(t *testing.T) {
 	}
 	serverCert, serverKey := issue("renewed", cluster.Subject{CommonName: "first"})
 	const suite = tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-	c := startCluster(t, cluster.Options{ClientTLS: certs, Args: []string{
+	c := newCluster(t, cluster.Options{ClientTLS: certs, Args: []string{
 		"--cert-file=" + serverCert, "--key-file=" + serverKey, "--client-crl-file=" + crl,
 		"--client-cert-allowed-hostname=good.example", "--tls-max-version=TLS1.2", "--tls-min-version=TLS1.2",
 		"--cipher-suites=" + tls.CipherSuiteName(suite),
@@ -47,6 +47,9 @@ func TestClientTLSFlags(t *testing.T) {
 		"--client-cert-file=" + good, "--client-key-file=" + strings.TrimSuffix(good, ".crt") + ".key",
 	}})
 	m := c.Members[0]
+	if err := errors.Join(m.Start(), m.WaitReady(within(t, time.Minute))); err != nil {
+		t.Fatal(err)
+	}
 	with := func(name string, change func(*tls.Config)) *tls.Config {
 		t.Helper()
 		conf, err := certs.AnonymousConfig()
