@@ -62,8 +62,8 @@ test: build ## Unit tests with the race detector, then the tests of whole cluste
 	cd tests/bench && go test .
 	cd tests/etcd && go test .
 	cd tests/backup && $(CLUSTER_ENV) go test -count=1 .
-	$(CLUSTER_ENV) go test -count=1 -timeout 12m ./tests/e2e/...
-	$(CLUSTER_ENV) go test -count=1 -timeout 8m ./tests/chaos
+	$(CLUSTER_ENV) go test -count=1 -timeout 25m ./tests/e2e/...
+	$(CLUSTER_ENV) go test -count=1 -timeout 12m ./tests/chaos
 
 .PHONY: test-race
 test-race: ## The tests of whole clusters with members that have the race detector. Slow.

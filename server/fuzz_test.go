@@ -64,7 +64,7 @@ func FuzzRequests(f *testing.F) {
 				return
 			}
 			sent = append(sent, body)
-			if !method.stream {
+			if !method.many {
 				break
 			}
 		}
@@ -78,9 +78,10 @@ func FuzzRequests(f *testing.F) {
 }
 
 type fuzzMethod struct {
-	name   string
-	input  protoreflect.MessageType
-	stream bool
+	name  string
+	input protoreflect.MessageType
+	// stream says that answers, or requests too, may be many; many says that requests may.
+	stream, many bool
 }
 
 // fuzzMethods lists etcd's RPCs.
@@ -96,7 +97,7 @@ func fuzzMethods(f *testing.F) (methods []fuzzMethod) {
 			}
 			methods = append(methods, fuzzMethod{
 				name: "/" + string(s.FullName()) + "/" + string(m.Name()), input: input,
-				stream: m.IsStreamingClient() || m.IsStreamingServer(),
+				stream: m.IsStreamingClient() || m.IsStreamingServer(), many: m.IsStreamingClient(),
 			})
 		}
 	}

@@ -113,7 +113,7 @@ func logHandshake(lg *zap.Logger, port string) func(*tls.Conn, error) {
 			for i, ip := range certificate.IPAddresses {
 				ips[i] = ip.String()
 			}
-			fields = append(fields, zap.String("ip-addresses", strings.Join(ips, ",")), zap.Strings("dns-names", certificate.DNSNames))
+			fields = append(fields, zap.String("common-name", certificate.Subject.CommonName), zap.String("ip-addresses", strings.Join(ips, ",")), zap.Strings("dns-names", certificate.DNSNames))
 		}
 		fields = append(fields, zap.Error(err))
 		if errors.Is(err, io.EOF) {

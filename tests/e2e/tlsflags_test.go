@@ -170,7 +170,7 @@ func TestPeerTLSFlags(t *testing.T) {
 		return lines
 	}
 	for _, tc := range []struct{ name, cert, key, ca, why string }{
-		{"another common name", stranger, strangerKey, certs.CA, "CN=stranger"},
+		{"another common name", stranger, strangerKey, certs.CA, `"common-name":"stranger"`},
 		{"a revoked certificate", revoked, revokedKey, certs.CA, "revoked"},
 		{"a foreign authority", foreign.ServerCert, foreign.ServerKey, certs.CA, "unknown authority"},
 	} {
