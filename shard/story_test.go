@@ -202,7 +202,16 @@ var storyCommands = map[string]func(*story) string{
 		s.d.ScanArgs(s.t, "to", &to)
 		return s.g.installSnapshot(s.node(), s.g.nodes[to-1])
 	},
-	"events": func(s *story) string { return s.sinks[s.node().index].take() },
+	// whoever wrote is answered before the sink is told
+	"events": func(s *story) string {
+		n := s.node()
+		sink := s.sinks[n.index]
+		until(s.t, "the sink to be told", func() bool {
+			applied, _ := n.replica.Applied()
+			return sink.told() >= applied
+		})
+		return sink.take()
+	},
 	"renewals": func(s *story) string {
 		return fmt.Sprintf("%d\n", s.node().replica.Stats().LeaseRenewals)
 	},
@@ -592,6 +601,20 @@ func (g *fakeGroup) installSnapshot(from, to *fakeNode) string {
 type recordingSink struct {
 	mu    sync.Mutex
 	lines []string
+	upTo  uint64
+}
+
+// heard notes that everything up to an index was told.
+func (s *recordingSink) heard(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.upTo = max(s.upTo, index)
+}
+
+func (s *recordingSink) told() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.upTo
 }
 
 func (s *recordingSink) note(format string, args ...any) {
@@ -610,9 +633,11 @@ func (s *recordingSink) take() string {
 
 func (s *recordingSink) Opened(shard uint64, _ *kvdpb.Descriptor, applied uint64, last int64) {
 	s.note("opened at index %d, revision %d\n", applied, last)
+	s.heard(applied)
 }
 
-func (s *recordingSink) Applied(_ uint64, _ uint64, events []Event) {
+func (s *recordingSink) Applied(_ uint64, index uint64, events []Event) {
+	defer s.heard(index)
 	for _, e := range events {
 		key, _ := keyspace.UserKey(e.KV.Key)
 		if e.Tombstone {
@@ -625,6 +650,7 @@ func (s *recordingSink) Applied(_ uint64, _ uint64, events []Event) {
 
 func (s *recordingSink) Restored(_ uint64, d *kvdpb.Descriptor, applied uint64, last int64) {
 	s.note("restored at index %d, revision %d, span %v\n", applied, last, spanOf(d))
+	s.heard(applied)
 }
 
 func (s *recordingSink) Split(parent, child *kvdpb.Descriptor, applied uint64, revision int64) {
