@@ -91,7 +91,12 @@ func (s *lessor) at(ctx context.Context, id int64, step func() (*kvdpb.LeaseAnsw
 	if answer == nil {
 		answer = &kvdpb.LeaseAnswer{}
 	}
-	if err := s.confirm(ctx, spans, answer); err != nil {
+	err := s.confirm(ctx, spans, answer)
+	switch {
+	case err != nil && failure == nil:
+		// What was done is done: whoever asks again must know that it may have been.
+		return nil, s.t.r.ambiguous(err)
+	case err != nil:
 		return nil, err
 	}
 	return answer, failure
