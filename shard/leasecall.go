@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -38,7 +39,7 @@ func (r *Replica) Lease(ctx context.Context, call *kvdpb.LeaseCall) (*kvdpb.Leas
 	case *kvdpb.LeaseCall_List:
 		return t.lessor.list(ctx, step.List.GetAfter())
 	case *kvdpb.LeaseCall_Grant:
-		return t.lessor.at(ctx, step.Grant.GetId(), func() (*kvdpb.LeaseAnswer, error) { return t.lessor.grant(ctx, step.Grant) })
+		return t.lessor.changing(ctx, step.Grant.GetId(), func() (*kvdpb.LeaseAnswer, error) { return t.lessor.grant(ctx, step.Grant) })
 	case *kvdpb.LeaseCall_KeepAlive:
 		answer, err := t.lessor.at(ctx, step.KeepAlive, func() (*kvdpb.LeaseAnswer, error) { return t.lessor.keepAlive(ctx, step.KeepAlive) })
 		if err == nil {
@@ -52,7 +53,7 @@ func (r *Replica) Lease(ctx context.Context, call *kvdpb.LeaseCall) (*kvdpb.Leas
 	case *kvdpb.LeaseCall_Register:
 		return t.lessor.at(ctx, step.Register.GetId(), func() (*kvdpb.LeaseAnswer, error) { return t.lessor.register(ctx, step.Register) })
 	case *kvdpb.LeaseCall_Revoke:
-		return t.lessor.at(ctx, step.Revoke, func() (*kvdpb.LeaseAnswer, error) { return t.lessor.revoke(ctx, step.Revoke) })
+		return t.lessor.changing(ctx, step.Revoke, func() (*kvdpb.LeaseAnswer, error) { return t.lessor.revoke(ctx, step.Revoke) })
 	case *kvdpb.LeaseCall_Drop:
 		return t.lessor.at(ctx, step.Drop, func() (*kvdpb.LeaseAnswer, error) { return t.lessor.drop(ctx, step.Drop) })
 	}
@@ -91,15 +92,26 @@ func (s *lessor) at(ctx context.Context, id int64, step func() (*kvdpb.LeaseAnsw
 	if answer == nil {
 		answer = &kvdpb.LeaseAnswer{}
 	}
-	err := s.confirm(ctx, spans, answer)
-	switch {
-	case err != nil && failure == nil:
-		// What was done is done: whoever asks again must know that it may have been.
-		return nil, s.t.r.ambiguous(err)
-	case err != nil:
+	if err := s.confirm(ctx, spans, answer); err != nil {
 		return nil, err
 	}
 	return answer, failure
+}
+
+// changing is at for a step whose effect shows when it is taken again: if it was taken and cannot be confirmed, the caller is told that it may
+// have been.
+func (s *lessor) changing(ctx context.Context, id int64, step func() (*kvdpb.LeaseAnswer, error)) (*kvdpb.LeaseAnswer, error) {
+	done := false
+	answer, err := s.at(ctx, id, func() (*kvdpb.LeaseAnswer, error) {
+		answer, failure := step()
+		done = failure == nil
+		return answer, failure
+	})
+	var ambiguous *AmbiguousError
+	if err != nil && done && !errors.As(err, &ambiguous) {
+		err = s.t.r.ambiguous(err)
+	}
+	return answer, err
 }
 
 // confirm makes sure that nobody else served the shard when the answer was made.
