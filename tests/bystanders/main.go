@@ -17,7 +17,7 @@ import (
 	"github.com/kvd-io/kvd/tests/cluster"
 )
 
-// What is demanded; see the words in the documentation of the package.
+// What is demanded; the documentation of the package says of whom.
 const (
 	leastThroughput = 0.9
 	mostP99         = 2.0

@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"net/http"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	prom "github.com/prometheus/common/model"
 
 	"github.com/kvd-io/kvd/tests/cluster"
 )
@@ -67,20 +63,7 @@ func (o *observer) see(count float64, began, ended time.Duration) {
 func (o *observer) count(ctx context.Context) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookPatience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, o.member.ClientURL+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("metrics of %s: %s", o.member.Name, resp.Status)
-	}
-	parser := expfmt.NewTextParser(prom.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(resp.Body)
+	families, err := o.member.Metrics(ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -1,12 +1,7 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
-	"io"
-	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,24 +96,12 @@ func proposals(t *testing.T, c *cluster.Cluster) (sum float64) {
 // gauge reads a metric without labels of a member that serves plain text.
 func gauge(t *testing.T, m *cluster.Member, name string) (float64, error) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(within(t, 10*time.Second), http.MethodGet, m.ClientURL+"/metrics", nil)
+	families, err := m.Metrics(within(t, 10*time.Second))
 	if err != nil {
 		return 0, err
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if v, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			return strconv.ParseFloat(v, 64)
-		}
-	}
-	if err := lines.Err(); err != nil && err != io.EOF {
-		return 0, err
+	if all := families[name].GetMetric(); len(all) == 1 {
+		return all[0].GetCounter().GetValue() + all[0].GetGauge().GetValue(), nil
 	}
 	return 0, fmt.Errorf("member %s has no metric %s", m.Name, name)
 }

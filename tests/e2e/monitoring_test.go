@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -13,8 +11,6 @@ import (
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/kvd-io/kvd/tests/cluster"
@@ -38,25 +34,6 @@ func names(t *testing.T, path string) []string {
 		t.Fatalf("%s holds only %d names", path, len(all))
 	}
 	return all
-}
-
-// scrape reads a member's metrics as Prometheus does.
-func scrape(ctx context.Context, url string) (map[string]*dto.MetricFamily, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(resp.Body)
-		return nil, fmt.Errorf("%s: %s", resp.Status, body)
-	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	return parser.TextToMetricFamilies(resp.Body)
 }
 
 // live says whether any series of a family is not zero.
@@ -93,7 +70,7 @@ func TestMonitoring(t *testing.T) {
 	for _, m := range c.Members {
 		var missing, dead []string
 		eventually(t, 10*time.Second, func(ctx context.Context) error {
-			families, err := scrape(ctx, m.ClientURL)
+			families, err := m.Metrics(ctx)
 			if err != nil {
 				return err
 			}
@@ -121,7 +98,7 @@ func TestMonitoring(t *testing.T) {
 	if !binaries.kvd {
 		return
 	}
-	families, err := scrape(ctx, c.Members[0].ClientURL)
+	families, err := c.Members[0].Metrics(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
