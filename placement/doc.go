@@ -25,7 +25,8 @@
 //     after another one finished sees the larger revision.
 //  3. A sequencer never hands out a revision at or above the applied window end,
 //     and a successor begins exactly there. An orderly release first lowers the
-//     window end to the next revision, so it skips none.
+//     window end to the next revision, so it skips none. An epoch that has
+//     allotted nothing has an empty window, so losing it skips none either.
 //  4. An answer serves only callers that were waiting when its message left. A
 //     message that is sent again is answered with the same revisions.
 //  5. "Not yet serving" is said only by a process whose claim has applied and
@@ -35,7 +36,8 @@
 //
 // # What it must never do
 //
-//   - write to the placement group on a request's path;
+//   - write to the placement group on a request's path, but for the first
+//     revision of an epoch, which opens its window;
 //   - let a clock other than the sequencer's own decide about a lease;
 //   - hand out anything in an epoch after its release was proposed;
 //   - call raft from inside the state machine.

@@ -31,7 +31,10 @@ type identity struct{ member, replica, incarnation uint64 }
 //     every ask is answered "not yet serving", which proves to waiting owners
 //     that their claims applied before this epoch's first reading.
 //  2. observe sees Serving applied. The next revision is the window end that the
-//     predecessor left, and it stays below the new one.
+//     predecessor left, and the window is empty: it is opened for the first
+//     revision that is asked for. So an epoch that allots nothing, as they come
+//     and go while a cluster starts on a slow machine, costs no revision however
+//     it ends, and one that does pays a single entry for it.
 //  3. An ask is answered when the clock, read under the lock that guards the
 //     next revision, is inside the lease. If it is not, or the window is used
 //     up, the ask is parked and the renewal or the extension is woken.
@@ -68,6 +71,8 @@ type sequencer struct {
 		readyAt time.Duration
 		next    int64
 		limit   int64
+		// used tells that the epoch has allotted a revision.
+		used bool
 		// leased tells whether there is a lease, which began at begin.
 		leased bool
 		begin  time.Duration
@@ -179,6 +184,7 @@ func (s *sequencer) claimedLocked(v *View, now time.Duration) {
 	direct := s.mu.phase == closed && own.Epoch == s.mu.epoch+1
 	if !direct {
 		s.mu.next = v.WindowEnd
+		s.mu.used = false
 		s.mu.answers = map[uint64]lastAnswer{}
 		for _, a := range v.Released.GetAnswers() {
 			s.mu.answers[a.Member] = lastAnswer{a.Incarnation, a.Number, a.First, int64(a.Count)}
@@ -227,11 +233,20 @@ func (s *sequencer) try(n int64, auth uint64) (Grant, bool, error) {
 	if n == 0 {
 		g.First--
 	}
-	s.mu.next += n
+	s.advanceLocked(n)
 	s.noticeLocked(now)
 	s.mu.Unlock()
 	return g, true, nil
 }
+
+// advanceLocked allots n revisions.
+func (s *sequencer) advanceLocked(n int64) {
+	s.mu.next += n
+	s.mu.used = s.mu.used || n > 0
+}
+
+// lowLocked tells whether it is time to extend the window ahead of need.
+func (s *sequencer) lowLocked() bool { return s.mu.used && s.mu.window.low(s.mu.limit-s.mu.next) }
 
 // leasedLocked tells whether the lease holds at now.
 func (s *sequencer) leasedLocked(now time.Duration) bool {
@@ -255,7 +270,7 @@ func (s *sequencer) noticeLocked(now time.Duration) {
 		s.mu.renewing = true
 		s.wakeRenew()
 	}
-	if !s.mu.extending && s.mu.window.low(s.mu.limit-s.mu.next) {
+	if !s.mu.extending && s.lowLocked() {
 		s.mu.extending = true
 		s.wakeWindow()
 	}
@@ -336,7 +351,7 @@ func (s *sequencer) answerLocked(from uint64, a ask, now time.Duration) (answer,
 		return answer{}, false
 	}
 	out.first = s.mu.next
-	s.mu.next += a.count
+	s.advanceLocked(a.count)
 	s.mu.answers[from] = lastAnswer{a.incarnation, a.number, out.first, a.count}
 	return out, true
 }
@@ -463,7 +478,7 @@ func (s *sequencer) renewEnd(r renewal, proven bool) (again bool) {
 	if s.quorum {
 		// Asks that wait for the window are proven anew once it is there.
 		again = slices.ContainsFunc(s.mu.parked, func(p parked) bool { return p.arrival > r.upTo || !proven })
-		if len(out) > 0 && !s.mu.extending && s.mu.window.low(s.mu.limit-s.mu.next) {
+		if len(out) > 0 && !s.mu.extending && s.lowLocked() {
 			s.mu.extending = true
 			s.wakeWindow()
 		}
@@ -501,7 +516,7 @@ func (s *sequencer) extension() (cmd *kvdpb.ExtendWindow, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	need := s.needLocked()
-	if s.mu.phase != serving || (!s.mu.window.low(s.mu.limit-s.mu.next) && s.mu.limit-s.mu.next >= need) {
+	if s.mu.phase != serving || (!s.lowLocked() && s.mu.limit-s.mu.next >= need) {
 		s.mu.extending = false
 		return nil, false
 	}
@@ -542,7 +557,7 @@ func (s *sequencer) windowEnd(cmd *kvdpb.ExtendWindow, never bool) (again, later
 			s.setLimitLocked()
 		}
 		remaining := s.mu.limit - s.mu.next
-		again = s.mu.window.low(remaining) || remaining < s.needLocked()
+		again = s.lowLocked() || remaining < s.needLocked()
 		later = watchful(remaining)
 		now := s.clock()
 		out = s.serveLocked(now, s.mu.arrivals)

@@ -144,10 +144,10 @@ func (n *Node) claim(v *View) error {
 	return nil
 }
 
-// serve logs Serving with the first window.
+// serve logs Serving. The window stays closed until a revision is asked for.
 func (n *Node) serve(v *View) error {
 	begin := n.cfg.Clock()
-	out := n.stand(command(&kvdpb.PlacementServing{Epoch: v.Ownership.Epoch, WindowEnd: v.WindowEnd + minWindow}))
+	out := n.stand(command(&kvdpb.PlacementServing{Epoch: v.Ownership.Epoch, WindowEnd: v.WindowEnd}))
 	if !out.ok() {
 		return n.failed("serving", out)
 	}

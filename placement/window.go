@@ -21,6 +21,8 @@ const (
 // follows a burst within a few rounds.
 type window struct {
 	size int64
+	// opened tells that the epoch has extended its window at all.
+	opened bool
 	// last is when the window was last extended; markAt and mark are when use
 	// was last looked at, and the next revision then.
 	last   time.Duration
@@ -39,7 +41,10 @@ func (w *window) low(remaining int64) bool { return remaining < w.size/2 }
 // extend returns how far above the next revision the new window is to reach.
 // need is what the waiting callers want at once.
 func (w *window) extend(now time.Duration, need int64) int64 {
+	// The first extension tells nothing of use: an epoch begins with no window.
 	switch elapsed := now - w.last; {
+	case !w.opened:
+		w.opened = true
 	case elapsed < 50*time.Millisecond:
 		w.size *= 4
 	case elapsed < 250*time.Millisecond:
