@@ -182,17 +182,24 @@ func (s *State) confirmSeed(c *kvdpb.ConfirmSeed) *kvdpb.PlacementResult {
 	next := proto.CloneOf(child)
 	next.Seeded = append(next.Seeded, c.Member)
 	slices.SortFunc(next.Seeded, cmp.Compare)
-	if next.Phase == kvdpb.Descriptor_SEEDING && seededMajority(next) {
-		parent := proto.CloneOf(s.shards[next.Parent])
-		parent.End = next.Start
-		parent.Generation++
-		next.Generation = parent.Generation
-		next.Phase = kvdpb.Descriptor_LIVE
-		s.setShard(parent)
-	}
 	s.setShard(next)
+	s.bringToLife(next)
 	s.changed()
 	return &kvdpb.PlacementResult{Descriptor_: proto.CloneOf(next)}
+}
+
+// bringToLife hands the span of a child that a majority holds seeds of over to
+// it. The child is a descriptor that was just made: it may be changed.
+func (s *State) bringToLife(child *kvdpb.Descriptor) {
+	if child.Phase != kvdpb.Descriptor_SEEDING || !seededMajority(child) {
+		return
+	}
+	parent := proto.CloneOf(s.shards[child.Parent])
+	parent.End = child.Start
+	parent.Generation++
+	child.Generation = parent.Generation
+	child.Phase = kvdpb.Descriptor_LIVE
+	s.setShard(parent)
 }
 
 // seededMajority tells whether a majority of the first voters holds a seed.

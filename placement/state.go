@@ -99,6 +99,8 @@ func (s *State) apply(cmd *kvdpb.PlacementCommand) *kvdpb.PlacementResult {
 		return s.release(c.Release)
 	case *kvdpb.PlacementCommand_ExtendWindow:
 		return s.extendWindow(c.ExtendWindow)
+	case *kvdpb.PlacementCommand_ForceNewCluster:
+		return s.forceNewCluster(c.ForceNewCluster)
 	}
 	// Everything else is proposed by a serving owner on behalf of whoever asked:
 	// so that no owner that has been deposed can bring a change into force that

@@ -6,7 +6,7 @@
 // # Order of starting
 //
 // Data directory (locked, identity checked) · listeners, so that a port in use is
-// told before anything runs · storage engine · mesh · node host · placement node
+// told before anything runs · storage engine · a new cluster, if one is forced · mesh · node host · placement node
 // and its replica · watch hub, replica manager, router · client API. A member is
 // ready when the sequencer answered it and it has published its client URLs.
 //

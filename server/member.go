@@ -44,8 +44,12 @@ const (
 	clientGrace = time.Second
 )
 
-// raftDir is where the raft log lies, in the data directory.
-const raftDir = "raft"
+// raftDir is where the raft log lies in the data directory, placementDir the store
+// of the placement group.
+const (
+	raftDir      = "raft"
+	placementDir = "placement"
+)
 
 // Member is one running member.
 type Member struct {
@@ -135,7 +139,7 @@ func (m *Member) undo() {
 
 func (m *Member) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		m.openDirectory, m.openEngine, m.openMesh, m.openPlacement, m.openShards, m.openBackup, m.openMaintenance, m.openAPI, m.run, m.becomeReady,
+		m.openDirectory, m.openEngine, m.forceNewCluster, m.openMesh, m.openPlacement, m.openShards, m.openBackup, m.openMaintenance, m.openAPI, m.run, m.becomeReady,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -234,7 +238,7 @@ func (m *Member) openPlacement(context.Context) error {
 		Member: m.id.member, Replica: replica.Replica, Incarnation: m.id.incarnation,
 		Raft: placement.NewRaft(m.host), Init: init, ReadMode: mode, Election: m.cfg.ElectionTimeout,
 		Open: func() (placement.Storage, error) {
-			store, err := m.engine.Open(m.dir.Join("placement"))
+			store, err := m.engine.Open(m.dir.Join(placementDir))
 			if err != nil {
 				return nil, err
 			}

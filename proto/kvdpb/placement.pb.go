@@ -112,8 +112,8 @@ func (PlacementResult_Rejection) EnumDescriptor() ([]byte, []int) {
 type PlacementCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// epoch is the ownership under which a serving owner proposes the command. It
-	// is not used by init, claim, serving, release and extend_window, which need
-	// none or carry their own. The owner fills it in.
+	// is not used by init, claim, serving, release, extend_window and
+	// force_new_cluster, which need none or carry their own. The owner fills it in.
 	Epoch uint64 `protobuf:"varint,11,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Types that are valid to be assigned to Command:
 	//
@@ -142,6 +142,7 @@ type PlacementCommand struct {
 	//	*PlacementCommand_DropReplica
 	//	*PlacementCommand_PreferOwner
 	//	*PlacementCommand_SetClusterSettings
+	//	*PlacementCommand_ForceNewCluster
 	Command       isPlacementCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -416,6 +417,15 @@ func (x *PlacementCommand) GetSetClusterSettings() *SetClusterSettings {
 	return nil
 }
 
+func (x *PlacementCommand) GetForceNewCluster() *ForceNewCluster {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_ForceNewCluster); ok {
+			return x.ForceNewCluster
+		}
+	}
+	return nil
+}
+
 type isPlacementCommand_Command interface {
 	isPlacementCommand_Command()
 }
@@ -520,6 +530,10 @@ type PlacementCommand_SetClusterSettings struct {
 	SetClusterSettings *SetClusterSettings `protobuf:"bytes,50,opt,name=set_cluster_settings,json=setClusterSettings,proto3,oneof"`
 }
 
+type PlacementCommand_ForceNewCluster struct {
+	ForceNewCluster *ForceNewCluster `protobuf:"bytes,59,opt,name=force_new_cluster,json=forceNewCluster,proto3,oneof"`
+}
+
 func (*PlacementCommand_Init) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_Claim) isPlacementCommand_Command() {}
@@ -569,6 +583,8 @@ func (*PlacementCommand_DropReplica) isPlacementCommand_Command() {}
 func (*PlacementCommand_PreferOwner) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_SetClusterSettings) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_ForceNewCluster) isPlacementCommand_Command() {}
 
 // PlacementInit is the first entry: what --initial-cluster says.
 type PlacementInit struct {
@@ -1456,7 +1472,7 @@ var File_kvdpb_placement_proto protoreflect.FileDescriptor
 
 const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
-	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x13kvdpb/elastic.proto\x1a\x0fkvdpb/kvd.proto\"\xa3\v\n" +
+	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x13kvdpb/elastic.proto\x1a\x12kvdpb/forced.proto\x1a\x0fkvdpb/kvd.proto\"\xe9\v\n" +
 	"\x10PlacementCommand\x12\x14\n" +
 	"\x05epoch\x18\v \x01(\x04R\x05epoch\x12*\n" +
 	"\x04init\x18\x01 \x01(\v2\x14.kvdpb.PlacementInitH\x00R\x04init\x12$\n" +
@@ -1490,7 +1506,8 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\x0eremove_replica\x18/ \x01(\v2\x14.kvdpb.RemoveReplicaH\x00R\rremoveReplica\x127\n" +
 	"\fdrop_replica\x180 \x01(\v2\x12.kvdpb.DropReplicaH\x00R\vdropReplica\x127\n" +
 	"\fprefer_owner\x181 \x01(\v2\x12.kvdpb.PreferOwnerH\x00R\vpreferOwner\x12M\n" +
-	"\x14set_cluster_settings\x182 \x01(\v2\x19.kvdpb.SetClusterSettingsH\x00R\x12setClusterSettingsB\t\n" +
+	"\x14set_cluster_settings\x182 \x01(\v2\x19.kvdpb.SetClusterSettingsH\x00R\x12setClusterSettings\x12D\n" +
+	"\x11force_new_cluster\x18; \x01(\v2\x16.kvdpb.ForceNewClusterH\x00R\x0fforceNewClusterB\t\n" +
 	"\acommand\"\xef\x01\n" +
 	"\rPlacementInit\x12\x1d\n" +
 	"\n" +
@@ -1630,14 +1647,15 @@ var file_kvdpb_placement_proto_goTypes = []any{
 	(*DropReplica)(nil),            // 27: kvdpb.DropReplica
 	(*PreferOwner)(nil),            // 28: kvdpb.PreferOwner
 	(*SetClusterSettings)(nil),     // 29: kvdpb.SetClusterSettings
-	(*Member)(nil),                 // 30: kvdpb.Member
-	(*Descriptor)(nil),             // 31: kvdpb.Descriptor
-	(*AuthState)(nil),              // 32: kvdpb.AuthState
-	(*Ownership)(nil),              // 33: kvdpb.Ownership
-	(*Alarm)(nil),                  // 34: kvdpb.Alarm
-	(*ClusterSettings)(nil),        // 35: kvdpb.ClusterSettings
-	(*CaughtUpRequest)(nil),        // 36: kvdpb.CaughtUpRequest
-	(*CaughtUpResponse)(nil),       // 37: kvdpb.CaughtUpResponse
+	(*ForceNewCluster)(nil),        // 30: kvdpb.ForceNewCluster
+	(*Member)(nil),                 // 31: kvdpb.Member
+	(*Descriptor)(nil),             // 32: kvdpb.Descriptor
+	(*AuthState)(nil),              // 33: kvdpb.AuthState
+	(*Ownership)(nil),              // 34: kvdpb.Ownership
+	(*Alarm)(nil),                  // 35: kvdpb.Alarm
+	(*ClusterSettings)(nil),        // 36: kvdpb.ClusterSettings
+	(*CaughtUpRequest)(nil),        // 37: kvdpb.CaughtUpRequest
+	(*CaughtUpResponse)(nil),       // 38: kvdpb.CaughtUpResponse
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
 	2,  // 0: kvdpb.PlacementCommand.init:type_name -> kvdpb.PlacementInit
@@ -1665,32 +1683,33 @@ var file_kvdpb_placement_proto_depIdxs = []int32{
 	27, // 22: kvdpb.PlacementCommand.drop_replica:type_name -> kvdpb.DropReplica
 	28, // 23: kvdpb.PlacementCommand.prefer_owner:type_name -> kvdpb.PreferOwner
 	29, // 24: kvdpb.PlacementCommand.set_cluster_settings:type_name -> kvdpb.SetClusterSettings
-	30, // 25: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
-	31, // 26: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	32, // 27: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
-	6,  // 28: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
-	30, // 29: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
-	0,  // 30: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
-	31, // 31: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
-	30, // 32: kvdpb.PlacementResult.members:type_name -> kvdpb.Member
-	30, // 33: kvdpb.PlacementState.members:type_name -> kvdpb.Member
-	31, // 34: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
-	33, // 35: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	5,  // 36: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
-	32, // 37: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
-	34, // 38: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
-	18, // 39: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
-	30, // 40: kvdpb.PlacementState.departing:type_name -> kvdpb.Member
-	35, // 41: kvdpb.PlacementState.settings:type_name -> kvdpb.ClusterSettings
-	1,  // 42: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	36, // 43: kvdpb.Placement.CaughtUp:input_type -> kvdpb.CaughtUpRequest
-	12, // 44: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
-	37, // 45: kvdpb.Placement.CaughtUp:output_type -> kvdpb.CaughtUpResponse
-	44, // [44:46] is the sub-list for method output_type
-	42, // [42:44] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	30, // 25: kvdpb.PlacementCommand.force_new_cluster:type_name -> kvdpb.ForceNewCluster
+	31, // 26: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
+	32, // 27: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
+	33, // 28: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
+	6,  // 29: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	31, // 30: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
+	0,  // 31: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
+	32, // 32: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
+	31, // 33: kvdpb.PlacementResult.members:type_name -> kvdpb.Member
+	31, // 34: kvdpb.PlacementState.members:type_name -> kvdpb.Member
+	32, // 35: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
+	34, // 36: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
+	5,  // 37: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	33, // 38: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
+	35, // 39: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
+	18, // 40: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
+	31, // 41: kvdpb.PlacementState.departing:type_name -> kvdpb.Member
+	36, // 42: kvdpb.PlacementState.settings:type_name -> kvdpb.ClusterSettings
+	1,  // 43: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
+	37, // 44: kvdpb.Placement.CaughtUp:input_type -> kvdpb.CaughtUpRequest
+	12, // 45: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	38, // 46: kvdpb.Placement.CaughtUp:output_type -> kvdpb.CaughtUpResponse
+	45, // [45:47] is the sub-list for method output_type
+	43, // [43:45] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_placement_proto_init() }
@@ -1701,6 +1720,7 @@ func file_kvdpb_placement_proto_init() {
 	file_kvdpb_alarm_proto_init()
 	file_kvdpb_auth_proto_init()
 	file_kvdpb_elastic_proto_init()
+	file_kvdpb_forced_proto_init()
 	file_kvdpb_kvd_proto_init()
 	file_kvdpb_placement_proto_msgTypes[0].OneofWrappers = []any{
 		(*PlacementCommand_Init)(nil),
@@ -1728,6 +1748,7 @@ func file_kvdpb_placement_proto_init() {
 		(*PlacementCommand_DropReplica)(nil),
 		(*PlacementCommand_PreferOwner)(nil),
 		(*PlacementCommand_SetClusterSettings)(nil),
+		(*PlacementCommand_ForceNewCluster)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -87,7 +87,7 @@ type Config struct {
 	StrictReconfigCheck bool
 	// MaxLearners limits the learners of the cluster.
 	MaxLearners int
-	// ForceNewCluster would make a one-member cluster of the data directory.
+	// ForceNewCluster makes a one-member cluster of the data directory.
 	ForceNewCluster bool
 
 	// MaxTxnOps limits the operations of one transaction, MaxRequestBytes the size of one request.

@@ -9,7 +9,7 @@
 //   - Defaults stand in one place, Default; nothing else invents a value.
 //   - Validate reports every problem at once; a Config that it passed can be started.
 //   - A flag that is accepted without effect, when it is set, leaves exactly one Warning that says why. A flag whose
-//     silent loss would be dangerous (--force-new-cluster, discovery services) is a problem instead.
+//     silent loss would be dangerous (discovery services) is a problem instead.
 //   - With --config-file, flags and environment count for nothing, as in etcd. Without it a flag beats the environment,
 //     and setting both is an error.
 //

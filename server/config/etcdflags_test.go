@@ -45,7 +45,7 @@ var etcdFlags = map[string]string{
 	"corrupt-check-time": "1m", "compact-hash-check-time": "2m", "compaction-batch-limit": "9",
 	"peer-skip-client-san-verification": "true", "watch-progress-notify-interval": "1m", "warning-apply-duration": "1s",
 	"bootstrap-defrag-threshold-megabytes": "1", "max-learners": "2", "compaction-sleep-interval": "1s",
-	"downgrade-check-time": "1s", "snapshot-catchup-entries": "9", "force-new-cluster": "", "unsafe-no-fsync": "true",
+	"downgrade-check-time": "1s", "snapshot-catchup-entries": "9", "force-new-cluster": "true", "unsafe-no-fsync": "true",
 }
 
 // TestEveryFlagOfEtcd gives each flag by each way that etcd knows, and wants it taken, and one warning where it has no

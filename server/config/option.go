@@ -35,7 +35,6 @@ type option struct {
 
 // Reasons that several settings share.
 const (
-	laterForce  = "kvd does not make a new cluster of one member's copy: restore a snapshot instead"
 	noBolt      = "kvd does not store in bbolt"
 	noDiscovery = "kvd has no discovery service to bootstrap from"
 )

@@ -31,7 +31,7 @@ func (c *Config) featureOptions() []option {
 			usage: "Number of raft entries of a shard that are kept for slow replicas when its log is cut."},
 
 		{name: "force-new-cluster", group: groupUnsafe, value: boolean(&c.ForceNewCluster),
-			usage: "Make a new cluster of one member of this data directory. Refused: " + laterForce + "."},
+			usage: "Make a new cluster of this member alone, with the data that it has, once the other members are lost for good."},
 		{name: "unsafe-no-fsync", group: groupUnsafe, value: boolean(&c.UnsafeNoFsync),
 			usage: "Disable fsync. Unsafe, will cause data loss."},
 	}

@@ -143,9 +143,6 @@ func (c *Config) checkCluster(wrong *problems) {
 	if _, err := parseCluster(c.InitialCluster); err != nil {
 		wrong.addf("error setting up initial cluster: %w", err)
 	}
-	if c.ForceNewCluster {
-		wrong.addf("--force-new-cluster is refused: %s", laterForce)
-	}
 	if c.MaxLearners < 0 {
 		wrong.addf("--max-learners must not be negative (set to %d)", c.MaxLearners)
 	}

@@ -38,7 +38,7 @@ func TestProblems(t *testing.T) {
 		{"--discovery-token=t", noDiscovery},
 		{"--discovery-endpoints=e", noDiscovery},
 		{"--discovery-fallback=proxy", `v2 proxy is deprecated, and --discovery-fallback can't be configured as "proxy"`},
-		{"--force-new-cluster", "--force-new-cluster is refused"},
+		{"--force-new-cluster", ""},
 		{"--force-new-cluster=false", ""},
 		{"--max-learners=-1", "--max-learners must not be negative (set to -1)"},
 		{"--heartbeat-interval=0", "--heartbeat-interval must be >0 (set to 0ms)"},

@@ -42,6 +42,11 @@ func StoreDir(dir string, shard, replica uint64) string {
 	return filepath.Join(dir, fmt.Sprintf("%d-%d", shard, replica))
 }
 
+// WasStarted tells whether a replica below Config.Dir was ever started.
+func WasStarted(dir string, shard, replica uint64) (bool, error) {
+	return (&disk{dir: dir}).marked(shard, replica, markStarted)
+}
+
 // stores lists the replicas that have a store.
 func (d *disk) stores() (map[place]bool, error) {
 	entries, err := os.ReadDir(d.dir)
