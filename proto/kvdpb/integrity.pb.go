@@ -98,8 +98,12 @@ type HashAnswer struct {
 	Hash  uint32                 `protobuf:"varint,1,opt,name=hash,proto3" json:"hash,omitempty"`
 	// compact_revision is what the copy's history begins at. Hashes of different ones cannot be compared.
 	CompactRevision int64 `protobuf:"varint,2,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// lease_hash is the checksum of the copy's lease records, lease_state that of the state they belong to. Hashes of
+	// different states cannot be compared.
+	LeaseState    uint64 `protobuf:"fixed64,3,opt,name=lease_state,json=leaseState,proto3" json:"lease_state,omitempty"`
+	LeaseHash     uint64 `protobuf:"fixed64,4,opt,name=lease_hash,json=leaseHash,proto3" json:"lease_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HashAnswer) Reset() {
@@ -146,6 +150,20 @@ func (x *HashAnswer) GetCompactRevision() int64 {
 	return 0
 }
 
+func (x *HashAnswer) GetLeaseState() uint64 {
+	if x != nil {
+		return x.LeaseState
+	}
+	return 0
+}
+
+func (x *HashAnswer) GetLeaseHash() uint64 {
+	if x != nil {
+		return x.LeaseHash
+	}
+	return 0
+}
+
 var File_kvdpb_integrity_proto protoreflect.FileDescriptor
 
 const file_kvdpb_integrity_proto_rawDesc = "" +
@@ -157,11 +175,15 @@ const file_kvdpb_integrity_proto_rawDesc = "" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x18\n" +
 	"\aapplied\x18\x03 \x01(\x04R\aapplied\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevision\"K\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\"\x8b\x01\n" +
 	"\n" +
 	"HashAnswer\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\rR\x04hash\x12)\n" +
-	"\x10compact_revision\x18\x02 \x01(\x03R\x0fcompactRevision27\n" +
+	"\x10compact_revision\x18\x02 \x01(\x03R\x0fcompactRevision\x12\x1f\n" +
+	"\vlease_state\x18\x03 \x01(\x06R\n" +
+	"leaseState\x12\x1d\n" +
+	"\n" +
+	"lease_hash\x18\x04 \x01(\x06R\tleaseHash27\n" +
 	"\tIntegrity\x12*\n" +
 	"\x04Hash\x12\x0f.kvdpb.HashCall\x1a\x11.kvdpb.HashAnswerB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 

@@ -19,8 +19,13 @@ type comparison struct {
 	own      uint64
 	// replicas is how many the shard has, looked at or not.
 	replicas int
-	hashes   map[uint64]uint32
+	hashes   hashes
+	// leases are those of lease records, as far as they can be compared.
+	leases hashes
 }
+
+// hashes are of one kind, by member.
+type hashes map[uint64]uint64
 
 func hex(member uint64) string { return fmt.Sprintf("%016x", member) }
 
@@ -29,27 +34,32 @@ func (c *comparison) show() map[string]string {
 	out := make(map[string]string, len(c.hashes))
 	for member, hash := range c.hashes {
 		out[hex(member)] = fmt.Sprintf("%08x", hash)
+		if leases, ok := c.leases[member]; ok {
+			out[hex(member)] += fmt.Sprintf(" leases %016x", leases)
+		}
 	}
 	return out
 }
 
-// wrong is the set of members whose hash is not the one of more than half of all
-// replicas, or, where no hash has so many, not the one of this member.
+// wrong is the set of members whose hash of one kind is not the one of more than
+// half of all replicas, or, where no hash has so many, not the one of this member.
 func (c *comparison) wrong() map[uint64]bool {
-	counts := make(map[uint32]int)
-	right := c.hashes[c.own]
-	for _, h := range c.hashes {
-		counts[h]++
-	}
-	for h, n := range counts {
-		if n > c.replicas/2 {
-			right = h
-		}
-	}
 	wrong := make(map[uint64]bool)
-	for member, h := range c.hashes {
-		if h != right {
-			wrong[member] = true
+	for _, kind := range []hashes{c.hashes, c.leases} {
+		counts := make(map[uint64]int)
+		right := kind[c.own]
+		for _, h := range kind {
+			counts[h]++
+		}
+		for h, n := range counts {
+			if n > c.replicas/2 {
+				right = h
+			}
+		}
+		for member, h := range kind {
+			if h != right {
+				wrong[member] = true
+			}
 		}
 	}
 	return wrong
@@ -67,7 +77,8 @@ func (c *Checker) compare(ctx context.Context, id uint64) *comparison {
 		c.log.Debug("a shard's own copy cannot be looked at now", zap.Uint64("shard", id), zap.Error(err))
 		return nil
 	}
-	found := &comparison{shard: id, revision: call.Revision, own: c.cfg.Member, hashes: map[uint64]uint32{c.cfg.Member: own.Hash}}
+	found := &comparison{shard: id, revision: call.Revision, own: c.cfg.Member,
+		hashes: hashes{c.cfg.Member: uint64(own.Hash)}, leases: hashes{c.cfg.Member: own.LeaseHash}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, r := range d.Replicas {
@@ -84,7 +95,10 @@ func (c *Checker) compare(ctx context.Context, id uint64) *comparison {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			found.hashes[member] = other.Hash
+			found.hashes[member] = uint64(other.Hash)
+			if other.LeaseState == own.LeaseState {
+				found.leases[member] = other.LeaseHash
+			}
 		})
 	}
 	wg.Wait()
@@ -127,5 +141,9 @@ func hashOf(ctx context.Context, view *shard.Copy, revision int64) (*kvdpb.HashA
 	if err != nil {
 		return nil, fmt.Errorf("hash copy: %w", err)
 	}
-	return &kvdpb.HashAnswer{Hash: hash, CompactRevision: view.CompactRevision()}, nil
+	state, leases, err := view.Leases()
+	if err != nil {
+		return nil, err
+	}
+	return &kvdpb.HashAnswer{Hash: hash, CompactRevision: view.CompactRevision(), LeaseState: state, LeaseHash: leases}, nil
 }

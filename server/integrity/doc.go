@@ -10,6 +10,10 @@
 // copies have the same generation and begin at the same compaction revision;
 // otherwise the replica is looked at again in the next round.
 //
+// The records of leases are compared as well. They have no revision, so they are
+// compared only where the states of both copies are the same, which count what was
+// decided about leases.
+//
 // Who is wrong: the replicas that differ from what more than half of all have. Where
 // no value has that many, those that differ from the owner. A difference counts once
 // it was found twice in a row; then the alarm CORRUPT is raised for the member, and

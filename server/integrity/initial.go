@@ -60,12 +60,16 @@ func (c *Checker) compareOpen(ctx context.Context, id uint64) *comparison {
 	}
 }
 
-// alone tells whether no other member has the hash of this one.
+// alone tells whether no other member has this one's hash of some kind.
 func (c *comparison) alone() bool {
-	for member, hash := range c.hashes {
-		if member != c.own && hash == c.hashes[c.own] {
+	return c.hashes.alone(c.own) || c.leases.alone(c.own)
+}
+
+func (h hashes) alone(own uint64) bool {
+	for member, hash := range h {
+		if member != own && hash == h[own] {
 			return false
 		}
 	}
-	return true
+	return len(h) > 1
 }
