@@ -101,24 +101,6 @@ func TestJWTAmongMembers(t *testing.T) {
 	must(t, "get with a token that the client renewed", err)
 }
 
-// TestAuthTokenTTL: a simple token that is not used ends, and a client of etcd gets itself another.
-func TestAuthTokenTTL(t *testing.T) {
-	c := startCluster(t, cluster.Options{Args: []string{"--bcrypt-cost=4", "--auth-token-ttl=1"}})
-	addUsers(t, client(t, c), &clientv3.UserAddOptions{})
-	ctx := within(t, 30*time.Second)
-	cli := client(t, c)
-	resp, err := cli.Authenticate(ctx, "alice", "alicepw")
-	must(t, "authenticate", err)
-	alice := as(t, c, "alice", "alicepw")
-	// etcd looks for ended tokens once a second.
-	ended := time.NewTimer(3 * time.Second)
-	defer ended.Stop()
-	<-ended.C
-	refused(t, "token after its time", withToken(ctx, t, c.Members[0], resp.Token), rpctypes.ErrInvalidAuthToken)
-	_, err = alice.Get(ctx, "a/x")
-	must(t, "get with a token that the client renewed", err)
-}
-
 // TestAuthByCommonName: a client's certificate names its user, for locks as well; a token goes before it, and the gateway
 // does not know of it.
 func TestAuthByCommonName(t *testing.T) {
