@@ -41,6 +41,8 @@ type Host struct {
 	replicas sync.Map
 	// markers is the directory of non-voting markers.
 	markers string
+	// stamp is the directory's.
+	stamp stamp
 }
 
 // NewHost opens the directory and starts the engine. It must be called before the mesh is started. An error tells what is wrong with
@@ -72,9 +74,8 @@ func NewHost(cfg Config) (h *Host, err error) {
 		h.events.close()
 		return nil, err
 	}
-	complete := h.cfg.stamp()
-	complete.Complete = true
-	if err := writeStamp(cfg.Dir, complete); err != nil {
+	h.stamp.Complete = true
+	if err := writeStamp(cfg.Dir, h.stamp); err != nil {
 		h.Close()
 		return nil, err
 	}
@@ -96,12 +97,12 @@ func (h *Host) prepareDirs() error {
 	if h.cfg.WALDir != "" {
 		data = append(data, filepath.Join(h.cfg.WALDir, entriesElement))
 	}
-	complete, err := readStamp(h.cfg.Dir, h.cfg.stamp(), data)
-	if err != nil {
+	var err error
+	if h.stamp, err = readStamp(h.cfg.Dir, h.cfg.stamp(), data); err != nil {
 		return err
 	}
 	for _, dir := range data {
-		if !complete {
+		if !h.stamp.Complete {
 			if err := os.RemoveAll(dir); err != nil {
 				return fmt.Errorf("multiraft: %w", err)
 			}
@@ -131,7 +132,7 @@ func (h *Host) nodeHostConfig() config.NodeHostConfig {
 			LogDBFactory:     &logFactory{h},
 			LogDB:            logs,
 			Engine: config.EngineConfig{
-				ExecShards: stepWorkers, CommitShards: 1, ApplyShards: applyWorkers, SnapshotShards: snapshotWorkers, CloseShards: closeWorkers,
+				ExecShards: h.stamp.StepWorkers, CommitShards: 1, ApplyShards: applyWorkers, SnapshotShards: snapshotWorkers, CloseShards: closeWorkers,
 			},
 		},
 	}

@@ -17,7 +17,8 @@ const (
 	tempSuffix  = ".new"
 )
 
-// stamp is what can never change once a data directory was used.
+// stamp is what can never change once a data directory was used. All of it is the configuration's, but for the number of step workers: a directory
+// keeps the one that it was made with.
 type stamp struct {
 	Format       int    `json:"format"`
 	MemberID     string `json:"member"`
@@ -32,31 +33,31 @@ type stamp struct {
 
 func (c *Config) stamp() stamp {
 	return stamp{Format: stampFormat, MemberID: fmt.Sprintf("%016x", c.MemberID), DeploymentID: fmt.Sprintf("%016x", c.DeploymentID),
-		StepWorkers: stepWorkers, LogFormat: logstore.Format, SeparateWAL: c.WALDir != ""}
+		StepWorkers: c.stepWorkers, LogFormat: logstore.Format, SeparateWAL: c.WALDir != ""}
 }
 
-// readStamp compares the directory's stamp with what this process would write. complete is false for a directory that is new; logs are where the log store
-// lies, and must not exist before the stamp does.
-func readStamp(dir string, want stamp, logs []string) (complete bool, err error) {
+// readStamp compares the directory's stamp with what this process would write, and returns the one that is in force. It is not complete for a directory that
+// is new; logs are where the log store lies, and must not exist before the stamp does.
+func readStamp(dir string, want stamp, logs []string) (stamp, error) {
 	path := filepath.Join(dir, stampFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		for _, log := range logs {
 			if _, err := os.Stat(log); err == nil {
-				return false, fmt.Errorf("multiraft: there is a raft log in %s but no %s", log, path)
+				return stamp{}, fmt.Errorf("multiraft: there is a raft log in %s but no %s", log, path)
 			}
 		}
-		return false, writeStamp(dir, want)
+		return want, writeStamp(dir, want)
 	}
 	if err != nil {
-		return false, fmt.Errorf("multiraft: reading the stamp: %w", err)
+		return stamp{}, fmt.Errorf("multiraft: reading the stamp: %w", err)
 	}
 	var have stamp
 	if err := json.Unmarshal(b, &have); err != nil {
-		return false, fmt.Errorf("multiraft: %s is damaged: %w", path, err)
+		return stamp{}, fmt.Errorf("multiraft: %s is damaged: %w", path, err)
 	}
 	if have.Format > stampFormat {
-		return false, fmt.Errorf("multiraft: %s was written by a newer version (format %d, this one knows %d)", dir, have.Format, stampFormat)
+		return stamp{}, fmt.Errorf("multiraft: %s was written by a newer version (format %d, this one knows %d)", dir, have.Format, stampFormat)
 	}
 	var errs []error
 	differ := func(what string, have, want any) {
@@ -66,13 +67,18 @@ func readStamp(dir string, want stamp, logs []string) (complete bool, err error)
 	}
 	differ("member id", have.MemberID, want.MemberID)
 	differ("cluster id", have.DeploymentID, want.DeploymentID)
-	differ("number of step workers", have.StepWorkers, want.StepWorkers)
 	differ("format of the log", have.LogFormat, want.LogFormat)
 	differ("separate WAL directory", have.SeparateWAL, want.SeparateWAL)
 	if err := errors.Join(errs...); err != nil {
-		return false, fmt.Errorf("multiraft: %s belongs to another member or configuration: %w", dir, err)
+		return stamp{}, fmt.Errorf("multiraft: %s belongs to another member or configuration: %w", dir, err)
 	}
-	return have.Complete, nil
+	if !have.Complete {
+		return want, writeStamp(dir, want)
+	}
+	if have.StepWorkers == 0 || have.StepWorkers > mostStepWorkers {
+		return stamp{}, fmt.Errorf("multiraft: %s is damaged: %d step workers", path, have.StepWorkers)
+	}
+	return have, nil
 }
 
 func writeStamp(dir string, s stamp) error {

@@ -3,6 +3,7 @@ package multiraft
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +49,18 @@ func TestForeignDirectoriesAreRefused(t *testing.T) {
 	require.ErrorContains(t, tryHost(t, dir, nil), "no "+path)
 	require.NoError(t, os.WriteFile(path, good, 0o600))
 	require.NoError(t, tryHost(t, dir, nil))
+}
+
+func TestADirectoryKeepsItsStepWorkers(t *testing.T) {
+	dir := t.TempDir()
+	// Dragonboat refuses to open a directory with another number than it was made with.
+	require.NoError(t, tryHost(t, dir, func(c *Config) { c.stepWorkers = 2 }))
+	require.NoError(t, tryHost(t, dir, nil))
+	have, err := os.ReadFile(filepath.Join(dir, stampFile))
+	require.NoError(t, err)
+	require.Contains(t, string(have), `"step_workers": 2`)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, stampFile), []byte(strings.Replace(string(have), `workers": 2`, `workers": 17`, 1)), 0o600))
+	require.ErrorContains(t, tryHost(t, dir, nil), "17 step workers")
 }
 
 func TestADirectoryInUseIsRefused(t *testing.T) {
