@@ -17,18 +17,13 @@ import (
 	"github.com/kvd-io/kvd/server/config"
 )
 
-const (
-	// gcPercent trades memory for CPU: most of kvd's memory lies outside of Go's heap, so that the heap is small and
-	// may well grow fivefold between two collections.
-	gcPercent = 400
-	// minMemoryLimit is a floor under which a limit would only make the collector spin.
-	minMemoryLimit = 256 << 20
-)
+// minMemoryLimit is a floor under which a limit would only make the collector spin.
+const minMemoryLimit = 256 << 20
 
 // prepareProcess sets the garbage collector, where the environment does not, and locks memory if asked to.
 func prepareProcess(environ []string, cfg *config.Config) error {
 	if lookup(environ, "GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		tuneGC(heapGrowth)
 		cfg.Logger.Info("set the garbage collector", zap.Int("gogc", gcPercent))
 	}
 	if total := machineMemory("/"); total > 0 && lookup(environ, "GOMEMLIMIT") == "" {
