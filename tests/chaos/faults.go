@@ -21,6 +21,9 @@ type fault struct {
 
 const second = time.Second
 
+// moveFault needs a member that has no replica of every shard, so a round that has it in its plan has four members.
+const moveFault = "move"
+
 // faults are all that there are. Holds are around the election timeout of a second: shorter ones test what survives, longer ones what takes over.
 var faults = []fault{
 	{"kill-owner", [2]time.Duration{0, 2 * second}, killing(owner), false},
@@ -46,6 +49,7 @@ var faults = []fault{
 	{"reset", [2]time.Duration{0, second / 2}, reset, false},
 	{"split", [2]time.Duration{0, second}, split, false},
 	{"transfer", [2]time.Duration{0, second}, transfer, false},
+	{moveFault, [2]time.Duration{0, 2 * second}, move, false},
 	{"compact", [2]time.Duration{0, second / 2}, compact, false},
 	{"lag", [2]time.Duration{2500 * time.Millisecond, 5 * second}, lag, false},
 	{"stutter", [2]time.Duration{second, 3 * second}, stutter, false},
@@ -241,6 +245,19 @@ func transfer(ctx context.Context, r *round, rng *rand.Rand) (func(context.Conte
 		defer cancel()
 		if err := r.transfer(ctx, key, member); err != nil {
 			r.cfg.Log("transfer of the shard of %s to %s: %v", key, member.Name, err)
+		}
+	})
+	return nil, nil
+}
+
+// move takes a replica to the member that has none of its shard. It outlives the member that it was asked of, so again nobody waits.
+func move(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context) error, error) {
+	key, pick := keyName(rng.IntN(keys)), rng.Uint64()
+	r.background.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		if err := r.move(ctx, key, pick); err != nil {
+			r.cfg.Log("move of a replica of the shard of %s: %v", key, err)
 		}
 	})
 	return nil, nil

@@ -19,6 +19,11 @@ type step struct {
 	over *step
 }
 
+// has tells whether a fault of this name is part of the step.
+func (s *step) has(name string) bool {
+	return s != nil && (s.fault.name == name || s.over.has(name))
+}
+
 // makePlan chooses faults for about as long as was asked.
 func makePlan(cfg Config, rng *rand.Rand) ([]step, error) {
 	var from []*fault

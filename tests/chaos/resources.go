@@ -1,14 +1,11 @@
 package chaos
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/kvd-io/kvd/tests/cluster"
@@ -18,25 +15,25 @@ import (
 type resources struct {
 	goroutines, fds int
 	heap            int64 // bytes in use after a collection
-	shards          int
+	replicas        int
 }
 
-// What a member may have more after a round than before. A replica more has goroutines, files and buffers of its own, so splits of the round are counted in.
+// What a member may have more after a round than before. A replica more has goroutines, files and buffers of its own, so splits and moves of the round are counted in.
 const (
-	tolerance          = 1.05
-	slackGoroutines    = 24 // streams of clients and watches of the round, which come and go
-	slackFDs           = 24 // tables of stores, of which compactions make more and fewer
-	slackHeap          = 24 << 20
-	goroutinesPerShard = 24
-	fdsPerShard        = 24
-	heapPerShard       = 4 << 20
+	tolerance            = 1.05
+	slackGoroutines      = 24 // streams of clients and watches of the round, which come and go
+	slackFDs             = 24 // tables of stores, of which compactions make more and fewer
+	slackHeap            = 24 << 20
+	goroutinesPerReplica = 24
+	fdsPerReplica        = 24
+	heapPerReplica       = 4 << 20
 )
 
 // measure looks at every member.
 func (r *round) measure(ctx context.Context) ([]resources, error) {
 	shards, err := r.shards(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("counting shards: %w", err)
+		return nil, fmt.Errorf("counting replicas: %w", err)
 	}
 	var all []resources
 	for _, m := range r.cluster.Members {
@@ -44,7 +41,13 @@ func (r *round) measure(ctx context.Context) ([]resources, error) {
 		if err != nil {
 			return nil, fmt.Errorf("measuring %s: %w", m.Name, err)
 		}
-		u.shards = len(shards)
+		for _, shard := range shards {
+			for _, replica := range shard.Replicas {
+				if r.ids[replica.MemberId] == m {
+					u.replicas++
+				}
+			}
+		}
 		all = append(all, u)
 	}
 	return all, nil
@@ -56,48 +59,45 @@ func measure(ctx context.Context, m *cluster.Member) (resources, error) {
 	if u.fds, err = cluster.FDs(m.Pid()); err != nil {
 		return u, err
 	}
-	// Asking for a profile of the heap collects garbage first.
-	if _, err := fetch(ctx, m.ClientURL+"/debug/pprof/heap?gc=1"); err != nil {
+	if err := collect(ctx, m); err != nil {
 		return u, err
 	}
-	page, err := fetch(ctx, m.ClientURL+"/metrics")
+	families, err := m.Metrics(ctx)
 	if err != nil {
 		return u, err
 	}
-	for lines := bufio.NewScanner(strings.NewReader(page)); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		x, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			continue
+	gauge := func(name string) float64 {
+		var sum float64
+		for _, metric := range families[name].GetMetric() {
+			sum += metric.GetGauge().GetValue()
 		}
-		switch name {
-		case "go_goroutines":
-			u.goroutines = int(x)
-		case "go_memstats_heap_alloc_bytes":
-			u.heap = int64(x)
-		}
+		return sum
 	}
+	u.goroutines, u.heap = int(gauge("go_goroutines")), int64(gauge("go_memstats_heap_alloc_bytes"))
 	if u.goroutines == 0 || u.heap == 0 {
 		return u, errors.New("its metrics do not tell goroutines and memory")
 	}
 	return u, nil
 }
 
-func fetch(ctx context.Context, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// collect makes a member collect garbage: asking for a profile of its heap does.
+func collect(ctx context.Context, m *cluster.Member) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.ClientURL+"/debug/pprof/heap?gc=1", nil)
 	if err != nil {
-		return "", err
+		return err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", url, resp.Status)
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
 	}
-	return string(b), err
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", req.URL, resp.Status)
+	}
+	return nil
 }
 
 // demandResources demands that what members have in use is back near where it was.
@@ -114,14 +114,14 @@ func (r *round) demandResources(ctx context.Context, before []resources, healed 
 		}
 		for i, m := range r.cluster.Members {
 			b, n := before[i], now[i]
-			more := n.shards - b.shards
-			if limit := int(tolerance*float64(b.goroutines)) + slackGoroutines + more*goroutinesPerShard; n.goroutines > limit {
+			more := n.replicas - b.replicas
+			if limit := int(tolerance*float64(b.goroutines)) + slackGoroutines + more*goroutinesPerReplica; n.goroutines > limit {
 				return fmt.Errorf("%s has %d goroutines, had %d, may have %d", m.Name, n.goroutines, b.goroutines, limit)
 			}
-			if limit := int(tolerance*float64(b.fds)) + slackFDs + more*fdsPerShard; n.fds > limit {
+			if limit := int(tolerance*float64(b.fds)) + slackFDs + more*fdsPerReplica; n.fds > limit {
 				return fmt.Errorf("%s has %d files open, had %d, may have %d", m.Name, n.fds, b.fds, limit)
 			}
-			if limit := int64(tolerance*float64(b.heap)) + slackHeap + int64(more)*heapPerShard; n.heap > limit {
+			if limit := int64(tolerance*float64(b.heap)) + slackHeap + int64(more)*heapPerReplica; n.heap > limit {
 				return fmt.Errorf("%s has %d bytes on its heap, had %d, may have %d", m.Name, n.heap, b.heap, limit)
 			}
 		}
@@ -129,8 +129,8 @@ func (r *round) demandResources(ctx context.Context, before []resources, healed 
 	})
 	for i, m := range r.cluster.Members {
 		if now != nil {
-			r.note("%s: goroutines %d, then %d; files %d, then %d; heap %d KiB, then %d KiB; shards %d, then %d", m.Name,
-				before[i].goroutines, now[i].goroutines, before[i].fds, now[i].fds, before[i].heap>>10, now[i].heap>>10, before[i].shards, now[i].shards)
+			r.note("%s: goroutines %d, then %d; files %d, then %d; heap %d KiB, then %d KiB; replicas %d, then %d", m.Name,
+				before[i].goroutines, now[i].goroutines, before[i].fds, now[i].fds, before[i].heap>>10, now[i].heap>>10, before[i].replicas, now[i].replicas)
 		}
 	}
 	return err

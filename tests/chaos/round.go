@@ -11,13 +11,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/tests/cluster"
 	"github.com/kvd-io/kvd/tests/history"
 )
@@ -146,7 +144,11 @@ func (r *round) lay(rng *rand.Rand, plan []step, result *Result) error {
 		args = append(args, "--read-mode=quorum")
 	}
 	r.note("seed %d, flags %q", r.cfg.Seed, args)
-	options := cluster.Options{Binary: r.cfg.Binary, Members: 3, Network: true, Args: append(args, r.cfg.Args...)}
+	members := 3
+	if slices.ContainsFunc(plan, func(s step) bool { return s.has(moveFault) }) {
+		members++
+	}
+	options := cluster.Options{Binary: r.cfg.Binary, Members: members, Network: true, Args: append(args, r.cfg.Args...)}
 	if rng.IntN(4) == 0 {
 		r.note("peers speak TLS")
 		var err error
@@ -282,168 +284,6 @@ func (r *round) note(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.timeline = append(r.mu.timeline, line)
-}
-
-// start runs a member that does not run, and watches over its end.
-func (r *round) start(m *cluster.Member) error {
-	if m.Running() {
-		return nil
-	}
-	if err := m.Start(); err != nil {
-		return err
-	}
-	p := m.Process()
-	go func() {
-		<-p.Exited()
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if !r.mu.intended[p.Pid()] && !r.mu.mayEnd[m] {
-			r.mu.ended = append(r.mu.ended, fmt.Errorf("member %s ended by itself (%w); end of its log:\n%s", m.Name, p.Err(), m.LogTail(6<<10)))
-		}
-	}()
-	return nil
-}
-
-func (r *round) intend(m *cluster.Member) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.mu.intended[m.Pid()] = true
-}
-
-// mayEnd says that a member may give up from now on: its disk fails it.
-func (r *round) mayEnd(m *cluster.Member) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.mu.mayEnd[m] = true
-}
-
-func (r *round) kill(m *cluster.Member) error {
-	r.intend(m)
-	if p := m.Process(); p != nil && r.disk != nil {
-		// A process that waits for a frozen disk ends only when the disk thaws.
-		_ = p.Signal(syscall.SIGKILL)
-		_ = r.disk.thaw()
-	}
-	return m.Kill()
-}
-
-func (r *round) stop(ctx context.Context, m *cluster.Member) error {
-	r.intend(m)
-	if !m.Running() {
-		return nil
-	}
-	// A fault that this one overlaps may have frozen the member or its disk.
-	if r.disk != nil {
-		_ = r.disk.thaw()
-	}
-	if err := m.Resume(); err != nil {
-		return err
-	}
-	// A member without a majority may need all of its stop timeout.
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	return m.Stop(ctx)
-}
-
-// ask calls fn with the client of one member after the other until one answers.
-func (r *round) ask(ctx context.Context, fn func(context.Context, *clientv3.Client) error) error {
-	var errs []error
-	for i, m := range r.cluster.Members {
-		if !m.Running() {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
-		err := fn(ctx, r.plain[i])
-		cancel()
-		if err == nil {
-			return nil
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// shards are all shards, in the order of their keys.
-func (r *round) shards(ctx context.Context) ([]*kvdpb.ShardInfo, error) {
-	var shards []*kvdpb.ShardInfo
-	err := r.ask(ctx, func(ctx context.Context, cli *clientv3.Client) error {
-		resp, err := kvdpb.NewShardAdminClient(cli.ActiveConnection()).List(ctx, &kvdpb.ShardListRequest{})
-		shards = resp.GetShards()
-		return err
-	})
-	return shards, err
-}
-
-// shardOf finds the shard of a key; nil where nobody can tell.
-func (r *round) shardOf(ctx context.Context, key string) *kvdpb.ShardInfo {
-	shards, err := r.shards(ctx)
-	if err != nil {
-		return nil
-	}
-	for _, s := range shards {
-		if !s.StartInternal && string(s.Start) <= key && (s.EndInternal || len(s.End) == 0 || key < string(s.End)) {
-			return s
-		}
-	}
-	return nil
-}
-
-// ownerOf finds who owns the shard of a key; where nobody can tell, it is the first member.
-func (r *round) ownerOf(ctx context.Context, key string) (*cluster.Member, error) {
-	if m := r.ids[r.shardOf(ctx, key).GetOwnerMemberId()]; m != nil {
-		return m, nil
-	}
-	return r.cluster.Members[0], nil
-}
-
-func (r *round) sequencer(ctx context.Context) (*cluster.Member, error) {
-	m := r.cluster.Members[0]
-	_ = r.ask(ctx, func(ctx context.Context, cli *clientv3.Client) error {
-		resp, err := cli.Status(ctx, cli.Endpoints()[0])
-		if err == nil && r.ids[resp.Leader] != nil {
-			m = r.ids[resp.Leader]
-		}
-		return err
-	})
-	return m, nil
-}
-
-// takeSplit tells whether another split is allowed: each one leaves a shard behind.
-func (r *round) takeSplit() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.mu.splits++
-	return r.mu.splits <= maxSplits
-}
-
-func (r *round) split(ctx context.Context, key string) error {
-	_, err := kvdpb.NewShardAdminClient(r.reachable().ActiveConnection()).Split(ctx, &kvdpb.ShardSplitRequest{Key: []byte(key)})
-	return err
-}
-
-func (r *round) transfer(ctx context.Context, key string, to *cluster.Member) error {
-	shard := r.shardOf(ctx, key)
-	if shard == nil {
-		return errors.New("nobody tells which shard that is")
-	}
-	for id, m := range r.ids {
-		if m == to {
-			_, err := kvdpb.NewShardAdminClient(r.reachable().ActiveConnection()).Transfer(ctx, &kvdpb.ShardTransferRequest{Id: shard.Id, MemberId: id})
-			return err
-		}
-	}
-	return fmt.Errorf("the id of %s is not known", to.Name)
-}
-
-// reachable is the client of a member that runs.
-func (r *round) reachable() *clientv3.Client {
-	cli := r.plain[0]
-	for i, m := range r.cluster.Members {
-		if m.Running() {
-			cli = r.plain[i]
-		}
-	}
-	return cli
 }
 
 func (r *round) compact(ctx context.Context, c *client, rev int64, physical bool) {
