@@ -9,6 +9,7 @@ import (
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router/wire"
+	"github.com/kvd-io/kvd/shard"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -59,6 +60,25 @@ func (b *bulkServer) Scan(req *kvdpb.ScanRequest, stream grpc.ServerStreamingSer
 			return err
 		}
 	}
+}
+
+// Hash implements kvdpb.ShardsServer.
+func (b *bulkServer) Hash(ctx context.Context, req *kvdpb.HashRequest) (*kvdpb.HashResponse, error) {
+	if req.Revision <= 0 {
+		return nil, status.Error(codes.InvalidArgument, "kvd: hash at no revision")
+	}
+	rep, ok := b.r.cfg.Replicas.Replica(req.Shard)
+	if !ok {
+		return nil, status.Error(codes.Aborted, errNoReplica.Error())
+	}
+	sum, err := hashReplica(ctx, rep, shard.Resolved{Shard: req.Shard, Generation: req.Generation, Applied: req.Applied}, req.Revision)
+	switch {
+	case errors.Is(err, ErrStaleView):
+		return nil, status.Error(codes.Aborted, err.Error())
+	case err != nil:
+		return nil, clientError(err)
+	}
+	return &kvdpb.HashResponse{Sum: sum}, nil
 }
 
 // Describe implements kvdpb.ShardsServer.

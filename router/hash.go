@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/shard"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,8 +21,9 @@ type Hash struct {
 }
 
 // HashKV computes the checksum of this member's copies at a revision, 0 being
-// the current one. All members give the same, however the key space is cut and
-// whatever each has collected; a compaction up to the revision does not change it. It fails where a shard has no replica here.
+// the current one, and of another member's copy of a shard that has no replica
+// here. All members give the same, however the key space is cut and whatever each
+// has collected; a compaction up to the revision does not change it.
 func (r *Router) HashKV(ctx context.Context, rev int64) (Hash, error) {
 	h, err := r.hash(ctx, rev)
 	return h, clientError(err)
@@ -66,14 +68,42 @@ func (r *Router) hashAt(ctx context.Context, h *Hash) error {
 }
 
 func (r *Router) hashShard(ctx context.Context, res shard.Resolved, h *Hash) (uint32, error) {
-	rep, ok := r.cfg.Replicas.Replica(res.Shard)
-	if !ok {
-		return 0, status.Errorf(codes.Unavailable, "kvd: this member has no replica of shard %d", res.Shard)
+	if rep, ok := r.cfg.Replicas.Replica(res.Shard); ok {
+		return hashReplica(ctx, rep, res, h.Revision)
 	}
-	view, err := rep.View(ctx, res.Generation, res.Applied, h.Revision)
+	d := r.cfg.Placement.Map().ByID(res.Shard)
+	if d == nil {
+		return 0, fmt.Errorf("%w: %w of shard %d", ErrStaleView, errNoRoute, res.Shard)
+	}
+	rep, member, err := r.target(d, 0)
+	if err != nil {
+		return 0, fmt.Errorf("hash of shard %d: %w", res.Shard, err)
+	}
+	if rep != nil { // it has just come
+		return hashReplica(ctx, rep, res, h.Revision)
+	}
+	conn, err := r.cfg.Mesh.Conn(member)
+	if err != nil {
+		return 0, fmt.Errorf("hash of shard %d: %w: %w", res.Shard, errNoRoute, err)
+	}
+	resp, err := kvdpb.NewShardsClient(conn).Hash(ctx, &kvdpb.HashRequest{
+		Shard: res.Shard, Generation: res.Generation, Applied: res.Applied, Revision: h.Revision,
+	})
+	if status.Code(err) == codes.Aborted {
+		err = errors.Join(ErrStaleView, err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("hash of shard %d at member %016x: %w", res.Shard, member, err)
+	}
+	return resp.Sum, nil
+}
+
+// hashReplica computes the checksum of a copy that has applied what the owner had.
+func hashReplica(ctx context.Context, rep Replica, res shard.Resolved, rev int64) (uint32, error) {
+	view, err := rep.View(ctx, res.Generation, res.Applied, rev)
 	if err != nil {
 		return 0, fmt.Errorf("hash of shard %d: %w", res.Shard, err)
 	}
 	defer view.Close()
-	return view.StateHash(ctx, view.Span(), h.Revision)
+	return view.StateHash(ctx, view.Span(), rev)
 }

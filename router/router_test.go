@@ -522,9 +522,17 @@ func TestHashIsEqualOnAllMembers(t *testing.T) {
 	}
 	_, err := w.member(2).router.HashKV(context.Background(), 99)
 	requireStatus(t, rpctypes.ErrGRPCFutureRev, err)
+	// A shard without replica here is hashed where there is one.
+	want, err := w.member(1).router.HashKV(context.Background(), 0)
+	require.NoError(t, err)
 	w.member(2).without[100] = true
+	got, err := w.member(2).router.HashKV(context.Background(), 0)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	w.member(2).setDown(1, true)
+	require.NoError(t, w.member(2).conns[1].Close())
 	_, err = w.member(2).router.HashKV(context.Background(), 0)
-	require.Equal(t, codes.Unavailable, status.Code(err))
+	require.Error(t, err)
 }
 
 func TestCloseEndsRequests(t *testing.T) {

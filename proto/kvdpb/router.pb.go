@@ -133,6 +133,119 @@ func (x *ScanRequest) GetDescending() bool {
 	return false
 }
 
+// HashRequest names a copy of a shard as a ScanRequest does.
+type HashRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Applied       uint64                 `protobuf:"varint,3,opt,name=applied,proto3" json:"applied,omitempty"`
+	Revision      int64                  `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashRequest) Reset() {
+	*x = HashRequest{}
+	mi := &file_kvdpb_router_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashRequest) ProtoMessage() {}
+
+func (x *HashRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_router_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashRequest.ProtoReflect.Descriptor instead.
+func (*HashRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HashRequest) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *HashRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *HashRequest) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *HashRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type HashResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sum           uint32                 `protobuf:"varint,1,opt,name=sum,proto3" json:"sum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashResponse) Reset() {
+	*x = HashResponse{}
+	mi := &file_kvdpb_router_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashResponse) ProtoMessage() {}
+
+func (x *HashResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_router_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashResponse.ProtoReflect.Descriptor instead.
+func (*HashResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HashResponse) GetSum() uint32 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
 // ScanChunk is a part of the answer, in the order asked for.
 type ScanChunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -144,7 +257,7 @@ type ScanChunk struct {
 
 func (x *ScanChunk) Reset() {
 	*x = ScanChunk{}
-	mi := &file_kvdpb_router_proto_msgTypes[1]
+	mi := &file_kvdpb_router_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -156,7 +269,7 @@ func (x *ScanChunk) String() string {
 func (*ScanChunk) ProtoMessage() {}
 
 func (x *ScanChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_router_proto_msgTypes[1]
+	mi := &file_kvdpb_router_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -169,7 +282,7 @@ func (x *ScanChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScanChunk.ProtoReflect.Descriptor instead.
 func (*ScanChunk) Descriptor() ([]byte, []int) {
-	return file_kvdpb_router_proto_rawDescGZIP(), []int{1}
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ScanChunk) GetKvs() []byte {
@@ -188,7 +301,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_kvdpb_router_proto_msgTypes[2]
+	mi := &file_kvdpb_router_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -200,7 +313,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_router_proto_msgTypes[2]
+	mi := &file_kvdpb_router_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -213,7 +326,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_router_proto_rawDescGZIP(), []int{2}
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DescribeRequest) GetShards() []uint64 {
@@ -232,7 +345,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_kvdpb_router_proto_msgTypes[3]
+	mi := &file_kvdpb_router_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -244,7 +357,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_router_proto_msgTypes[3]
+	mi := &file_kvdpb_router_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -257,7 +370,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_router_proto_rawDescGZIP(), []int{3}
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DescribeResponse) GetReplicas() []*ReplicaStatus {
@@ -286,7 +399,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_kvdpb_router_proto_msgTypes[4]
+	mi := &file_kvdpb_router_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -298,7 +411,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_router_proto_msgTypes[4]
+	mi := &file_kvdpb_router_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -311,7 +424,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_kvdpb_router_proto_rawDescGZIP(), []int{4}
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReplicaStatus) GetShard() uint64 {
@@ -380,7 +493,7 @@ type SplitRequest struct {
 
 func (x *SplitRequest) Reset() {
 	*x = SplitRequest{}
-	mi := &file_kvdpb_router_proto_msgTypes[5]
+	mi := &file_kvdpb_router_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +505,7 @@ func (x *SplitRequest) String() string {
 func (*SplitRequest) ProtoMessage() {}
 
 func (x *SplitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_router_proto_msgTypes[5]
+	mi := &file_kvdpb_router_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +518,7 @@ func (x *SplitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitRequest.ProtoReflect.Descriptor instead.
 func (*SplitRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_router_proto_rawDescGZIP(), []int{5}
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SplitRequest) GetKey() []byte {
@@ -425,7 +538,7 @@ type SplitResponse struct {
 
 func (x *SplitResponse) Reset() {
 	*x = SplitResponse{}
-	mi := &file_kvdpb_router_proto_msgTypes[6]
+	mi := &file_kvdpb_router_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +550,7 @@ func (x *SplitResponse) String() string {
 func (*SplitResponse) ProtoMessage() {}
 
 func (x *SplitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_router_proto_msgTypes[6]
+	mi := &file_kvdpb_router_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +563,7 @@ func (x *SplitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitResponse.ProtoReflect.Descriptor instead.
 func (*SplitResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_router_proto_rawDescGZIP(), []int{6}
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SplitResponse) GetLeft() *Descriptor {
@@ -485,7 +598,16 @@ const file_kvdpb_router_proto_rawDesc = "" +
 	"\tkeys_only\x18\b \x01(\bR\bkeysOnly\x12\x1e\n" +
 	"\n" +
 	"descending\x18\t \x01(\bR\n" +
-	"descending\"\x1d\n" +
+	"descending\"y\n" +
+	"\vHashRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\aapplied\x18\x03 \x01(\x04R\aapplied\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\" \n" +
+	"\fHashResponse\x12\x10\n" +
+	"\x03sum\x18\x01 \x01(\rR\x03sum\"\x1d\n" +
 	"\tScanChunk\x12\x10\n" +
 	"\x03kvs\x18\x01 \x01(\fR\x03kvs\")\n" +
 	"\x0fDescribeRequest\x12\x16\n" +
@@ -506,10 +628,11 @@ const file_kvdpb_router_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"_\n" +
 	"\rSplitResponse\x12%\n" +
 	"\x04left\x18\x01 \x01(\v2\x11.kvdpb.DescriptorR\x04left\x12'\n" +
-	"\x05right\x18\x02 \x01(\v2\x11.kvdpb.DescriptorR\x05right2\xa9\x01\n" +
+	"\x05right\x18\x02 \x01(\v2\x11.kvdpb.DescriptorR\x05right2\xda\x01\n" +
 	"\x06Shards\x12.\n" +
 	"\x04Scan\x12\x12.kvdpb.ScanRequest\x1a\x10.kvdpb.ScanChunk0\x01\x12;\n" +
-	"\bDescribe\x12\x16.kvdpb.DescribeRequest\x1a\x17.kvdpb.DescribeResponse\x122\n" +
+	"\bDescribe\x12\x16.kvdpb.DescribeRequest\x1a\x17.kvdpb.DescribeResponse\x12/\n" +
+	"\x04Hash\x12\x12.kvdpb.HashRequest\x1a\x13.kvdpb.HashResponse\x122\n" +
 	"\x05Split\x12\x13.kvdpb.SplitRequest\x1a\x14.kvdpb.SplitResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
@@ -524,29 +647,33 @@ func file_kvdpb_router_proto_rawDescGZIP() []byte {
 	return file_kvdpb_router_proto_rawDescData
 }
 
-var file_kvdpb_router_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_kvdpb_router_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_kvdpb_router_proto_goTypes = []any{
 	(*ScanRequest)(nil),      // 0: kvdpb.ScanRequest
-	(*ScanChunk)(nil),        // 1: kvdpb.ScanChunk
-	(*DescribeRequest)(nil),  // 2: kvdpb.DescribeRequest
-	(*DescribeResponse)(nil), // 3: kvdpb.DescribeResponse
-	(*ReplicaStatus)(nil),    // 4: kvdpb.ReplicaStatus
-	(*SplitRequest)(nil),     // 5: kvdpb.SplitRequest
-	(*SplitResponse)(nil),    // 6: kvdpb.SplitResponse
-	(*Descriptor)(nil),       // 7: kvdpb.Descriptor
+	(*HashRequest)(nil),      // 1: kvdpb.HashRequest
+	(*HashResponse)(nil),     // 2: kvdpb.HashResponse
+	(*ScanChunk)(nil),        // 3: kvdpb.ScanChunk
+	(*DescribeRequest)(nil),  // 4: kvdpb.DescribeRequest
+	(*DescribeResponse)(nil), // 5: kvdpb.DescribeResponse
+	(*ReplicaStatus)(nil),    // 6: kvdpb.ReplicaStatus
+	(*SplitRequest)(nil),     // 7: kvdpb.SplitRequest
+	(*SplitResponse)(nil),    // 8: kvdpb.SplitResponse
+	(*Descriptor)(nil),       // 9: kvdpb.Descriptor
 }
 var file_kvdpb_router_proto_depIdxs = []int32{
-	4, // 0: kvdpb.DescribeResponse.replicas:type_name -> kvdpb.ReplicaStatus
-	7, // 1: kvdpb.SplitResponse.left:type_name -> kvdpb.Descriptor
-	7, // 2: kvdpb.SplitResponse.right:type_name -> kvdpb.Descriptor
+	6, // 0: kvdpb.DescribeResponse.replicas:type_name -> kvdpb.ReplicaStatus
+	9, // 1: kvdpb.SplitResponse.left:type_name -> kvdpb.Descriptor
+	9, // 2: kvdpb.SplitResponse.right:type_name -> kvdpb.Descriptor
 	0, // 3: kvdpb.Shards.Scan:input_type -> kvdpb.ScanRequest
-	2, // 4: kvdpb.Shards.Describe:input_type -> kvdpb.DescribeRequest
-	5, // 5: kvdpb.Shards.Split:input_type -> kvdpb.SplitRequest
-	1, // 6: kvdpb.Shards.Scan:output_type -> kvdpb.ScanChunk
-	3, // 7: kvdpb.Shards.Describe:output_type -> kvdpb.DescribeResponse
-	6, // 8: kvdpb.Shards.Split:output_type -> kvdpb.SplitResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
+	4, // 4: kvdpb.Shards.Describe:input_type -> kvdpb.DescribeRequest
+	1, // 5: kvdpb.Shards.Hash:input_type -> kvdpb.HashRequest
+	7, // 6: kvdpb.Shards.Split:input_type -> kvdpb.SplitRequest
+	3, // 7: kvdpb.Shards.Scan:output_type -> kvdpb.ScanChunk
+	5, // 8: kvdpb.Shards.Describe:output_type -> kvdpb.DescribeResponse
+	2, // 9: kvdpb.Shards.Hash:output_type -> kvdpb.HashResponse
+	8, // 10: kvdpb.Shards.Split:output_type -> kvdpb.SplitResponse
+	7, // [7:11] is the sub-list for method output_type
+	3, // [3:7] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -564,7 +691,7 @@ func file_kvdpb_router_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_router_proto_rawDesc), len(file_kvdpb_router_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Shards_Scan_FullMethodName     = "/kvdpb.Shards/Scan"
 	Shards_Describe_FullMethodName = "/kvdpb.Shards/Describe"
+	Shards_Hash_FullMethodName     = "/kvdpb.Shards/Hash"
 	Shards_Split_FullMethodName    = "/kvdpb.Shards/Split"
 )
 
@@ -37,6 +38,8 @@ type ShardsClient interface {
 	Scan(ctx context.Context, in *ScanRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScanChunk], error)
 	// Describe answers what this member's replicas report of themselves.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
+	// Hash computes the checksum of what a replica holds at one revision. Aborted where a Scan would be.
+	Hash(ctx context.Context, in *HashRequest, opts ...grpc.CallOption) (*HashResponse, error)
 	// Split cuts a shard that this member owns. Aborted if it does not own it.
 	Split(ctx context.Context, in *SplitRequest, opts ...grpc.CallOption) (*SplitResponse, error)
 }
@@ -78,6 +81,16 @@ func (c *shardsClient) Describe(ctx context.Context, in *DescribeRequest, opts .
 	return out, nil
 }
 
+func (c *shardsClient) Hash(ctx context.Context, in *HashRequest, opts ...grpc.CallOption) (*HashResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HashResponse)
+	err := c.cc.Invoke(ctx, Shards_Hash_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *shardsClient) Split(ctx context.Context, in *SplitRequest, opts ...grpc.CallOption) (*SplitResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SplitResponse)
@@ -101,6 +114,8 @@ type ShardsServer interface {
 	Scan(*ScanRequest, grpc.ServerStreamingServer[ScanChunk]) error
 	// Describe answers what this member's replicas report of themselves.
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
+	// Hash computes the checksum of what a replica holds at one revision. Aborted where a Scan would be.
+	Hash(context.Context, *HashRequest) (*HashResponse, error)
 	// Split cuts a shard that this member owns. Aborted if it does not own it.
 	Split(context.Context, *SplitRequest) (*SplitResponse, error)
 	mustEmbedUnimplementedShardsServer()
@@ -118,6 +133,9 @@ func (UnimplementedShardsServer) Scan(*ScanRequest, grpc.ServerStreamingServer[S
 }
 func (UnimplementedShardsServer) Describe(context.Context, *DescribeRequest) (*DescribeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Describe not implemented")
+}
+func (UnimplementedShardsServer) Hash(context.Context, *HashRequest) (*HashResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hash not implemented")
 }
 func (UnimplementedShardsServer) Split(context.Context, *SplitRequest) (*SplitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Split not implemented")
@@ -172,6 +190,24 @@ func _Shards_Describe_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shards_Hash_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HashRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).Hash(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_Hash_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).Hash(ctx, req.(*HashRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Shards_Split_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SplitRequest)
 	if err := dec(in); err != nil {
@@ -200,6 +236,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Describe",
 			Handler:    _Shards_Describe_Handler,
+		},
+		{
+			MethodName: "Hash",
+			Handler:    _Shards_Hash_Handler,
 		},
 		{
 			MethodName: "Split",
