@@ -26,7 +26,7 @@ func OpenLogs(cfg Config) (*Logs, error) {
 	if _, err := os.Stat(filepath.Join(cfg.Dir, stampFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if complete, err := readStamp(cfg.Dir, cfg.stamp(), nil); err != nil || !complete {
+	if have, err := readStamp(cfg.Dir, cfg.stamp(), nil); err != nil || !have.Complete {
 		return nil, err
 	}
 	opts := logstore.Options{Dir: filepath.Join(cfg.Dir, entriesElement), Fatal: cfg.OnFatal, Logger: cfg.Logger}
