@@ -94,6 +94,11 @@ func (r *round) judge(result *Result, complete bool) error {
 	if !complete {
 		// The log ends early: nothing can be said of what lies behind it.
 		operations = slices.DeleteFunc(operations, func(op *history.Operation) bool { return op.Revision() > log.Last() })
+		for _, watches := range [][]*history.Watch{all, done, open} {
+			for i, w := range watches {
+				watches[i] = w.Until(log.Last())
+			}
+		}
 	}
 	if result.Report, err = history.Check(operations, r.recorder.Leases(), log); err != nil {
 		errs = append(errs, err)

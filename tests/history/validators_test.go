@@ -156,6 +156,31 @@ func TestCompactedWatchIsGood(t *testing.T) {
 	}
 }
 
+// TestWatchAheadOfTheLog: a watch that has seen more than the log is judged up to where the log goes.
+func TestWatchAheadOfTheLog(t *testing.T) {
+	d := newDouble(t)
+	for i := range 5 {
+		d.do(put("a", fmt.Sprint(i)))
+	}
+	ev := &Evidence{Log: d.log(), Operations: d.operations}
+	d.do(put("a", "later"))
+	w := d.watch(WatchRequest{Key: "a", Revision: 2})
+	if err := CheckWatch(ev, w); err == nil {
+		t.Error("the log has nothing of the last event, and nobody noticed")
+	}
+	cut := w.Until(ev.Log.Last())
+	if err := CheckWatch(ev, cut); err != nil {
+		t.Error(err)
+	}
+	var events int
+	for _, r := range cut.Responses {
+		events += len(r.Events)
+	}
+	if events != 5 || w.Until(ev.Log.Last()+1) != w {
+		t.Errorf("%d events up to %d", events, ev.Log.Last())
+	}
+}
+
 func sameSet(a, b []string) bool {
 	a, b = slices.Clone(a), slices.Clone(b)
 	slices.Sort(a)

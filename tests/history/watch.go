@@ -43,6 +43,18 @@ func (w *Watch) String() string {
 	return fmt.Sprintf("watch of client %d on %s of [%q, %q) from %d", w.Client, w.Member, w.Request.Key, w.Request.End, w.Request.Revision)
 }
 
+// Until gives what the watch was told before the first event above a revision.
+func (w *Watch) Until(rev int64) *Watch {
+	for i, r := range w.Responses {
+		if n := len(r.Events); n > 0 && r.Events[n-1].Kv.ModRevision > rev {
+			cut := *w
+			cut.Responses = w.Responses[:i]
+			return &cut
+		}
+	}
+	return w
+}
+
 // start is the first revision that the watch is about; loose tells that an event of the revision before is no error: the stock client that loses its connection before the first
 // event asks again from the revision that the creation told.
 func (w *Watch) start() (rev int64, loose, known bool) {
