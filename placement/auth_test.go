@@ -65,9 +65,9 @@ func TestAuthRecords(t *testing.T) {
 // that counts.
 func TestAuthIsNews(t *testing.T) {
 	s := servingState(t, 1)
-	v1 := s.view(nil, 1)
+	v1 := s.View(nil, 1)
 	want(t, none, do(s, &kvdpb.AuthCommand{Id: 1, Change: &kvdpb.AuthCommand_AddRole{AddRole: &kvdpb.AuthName{Name: "r"}}}))
-	v2 := s.view(v1, 2)
+	v2 := s.View(v1, 2)
 	require.False(t, v2.sameNews(v1))
 	require.Nil(t, v1.Auth.Role("r"), "old views stay as they were")
 	res := want(t, kvdpb.PlacementResult_AUTH_REFUSED, do(s, &kvdpb.AuthCommand{Id: 2, Change: &kvdpb.AuthCommand_AddRole{AddRole: &kvdpb.AuthName{Name: "r"}}}))

@@ -81,7 +81,7 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	s := NewState()
 	do(s, testInit(b, 3, keys...))
-	m := s.view(nil, 1).Map
+	m := s.View(nil, 1).Map
 	key := append([]byte{1}, "effx"...)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -40,9 +40,8 @@ func (s *State) forceNewCluster(c *kvdpb.ForceNewCluster) *kvdpb.PlacementResult
 		}
 	}
 	s.forgetOthers(me)
-	for id, d := range s.shards {
-		s.shards[id] = alone(d, me.Id)
-		s.dirty.shards[id] = struct{}{}
+	for _, d := range s.shards {
+		s.setShard(alone(d, me.Id))
 	}
 	// Only now are parents what their children are to be compared with. No two
 	// children have one parent, so the order does not matter.

@@ -48,7 +48,7 @@ func (m *Machine) Open(<-chan struct{}) (uint64, error) {
 
 // show publishes the present state.
 func (m *Machine) show(index uint64) {
-	m.view = m.state.view(m.view, index)
+	m.view = m.state.View(m.view, index)
 	m.publish(m.view)
 }
 

@@ -27,6 +27,8 @@ type Node struct {
 	client  *client
 	leaving *leaving
 	stats   Counters
+	// attendance is the scheduler's.
+	attendance attendance
 
 	view atomic.Pointer[View]
 	// learner tells whether this member is one.
@@ -86,7 +88,7 @@ func NewNode(cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.changed.ch = make(chan struct{})
 	n.subs.fns = map[int]func(*View){}
-	n.view.Store(NewState().view(nil, 0))
+	n.view.Store(NewState().View(nil, 0))
 	n.machine = NewMachine(cfg.Open, n.applied)
 	n.seq = &sequencer{
 		me:         identity{cfg.Member, cfg.Replica, cfg.Incarnation},
@@ -108,6 +110,7 @@ func NewNode(cfg Config) (*Node, error) {
 		closed:      make(chan struct{}),
 	}
 	n.leaving = newLeaving()
+	n.attendance.absences = absences{}
 	return n, nil
 }
 

@@ -3,6 +3,7 @@ package placement
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"slices"
 	"sort"
 
@@ -13,7 +14,7 @@ import (
 // Map is the range map of one version of the placement state: which shard holds
 // which key. It is immutable, and so are the descriptors that it hands out.
 //
-// It is a sorted slice that every change builds anew. Changes are splits and
+// It is a sorted slice of which every change makes a new one. Changes are splits and
 // moves, a few per second at most, while every request looks a key up: the slice
 // does that without allocation.
 type Map struct {
@@ -31,14 +32,23 @@ type Map struct {
 // NewMap builds the map of a set of descriptors whose live ones tile the key
 // space. It keeps the descriptors.
 func NewMap(version uint64, shards map[uint64]*kvdpb.Descriptor) *Map {
-	m := &Map{version: version, live: sortedLive(shards), byID: make(map[uint64]*kvdpb.Descriptor, len(shards)),
-		splitting: map[uint64]struct{}{}}
-	for id, d := range shards {
-		m.byID[id] = d
-		if d.Parent != 0 && (d.Phase == kvdpb.Descriptor_SEEDING || unseeded(d)) {
+	return newMap(version, shards, sortedLive(shards))
+}
+
+// newMap builds the map of descriptors of which the live ones are in order already.
+func newMap(version uint64, shards map[uint64]*kvdpb.Descriptor, live []*kvdpb.Descriptor) *Map {
+	m := &Map{version: version, live: live, byID: maps.Clone(shards), splitting: map[uint64]struct{}{}}
+	for _, d := range live {
+		if d.Parent != 0 && unseeded(d) {
 			m.splitting[d.Parent] = struct{}{}
 		}
+	}
+	if len(live) == len(shards) {
+		return m
+	}
+	for _, d := range shards {
 		if d.Phase == kvdpb.Descriptor_SEEDING {
+			m.splitting[d.Parent] = struct{}{}
 			m.seeding = append(m.seeding, d)
 		}
 	}

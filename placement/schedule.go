@@ -2,39 +2,42 @@ package placement
 
 import (
 	"cmp"
-	"context"
-	"fmt"
 	"slices"
-	"time"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
-	"go.uber.org/zap"
 )
 
 // Schedule decides which changes of replicas to begin now. It is pure: what it is
-// shown decides. alive tells whether a member is connected.
+// shown decides. alive tells whether a member is connected, gone whether it has been
+// away for so long that its replicas are rebuilt elsewhere.
 //
 // In this order: a replica on a departed member that is dead is taken out, if a
-// majority of the others is alive; a shard that has too few replicas gets one; a
+// majority of the others is alive, and so is one on a member that is gone, if there
+// is another member to hold it; a shard that has too few replicas gets one; a
 // replica on a departing member moves, or is taken out where it can move nowhere;
 // a shard that has too many loses one; and while there is nothing of that to do,
-// replicas move from members that have two more than others.
+// replicas move from members that have two more than others. Shards that have the
+// fewest replicas to count on come first.
 //
 // A dead replica is taken out before a new one comes, because a group of three
 // with one dead survives no more losses than a group of two; and it could not
 // vouch for the newcomer's snapshot.
 //
-// Each shard has one change at a time, the cluster has at most Settings.MaxChanges.
-// Balancing needs a difference of two, so that it never undoes what it did.
-func Schedule(v *View, alive func(member uint64) bool) []*kvdpb.PlacementCommand {
-	s := newSchedule(v, alive)
+// Each shard has one change at a time, each member is given [maxIncoming] replicas
+// at a time, and the cluster has at most Settings.MaxChanges for every
+// [changesMembers] members. Balancing needs a difference of two, counted as if what
+// is under way were done, so that it never undoes what it did.
+//
+// It looks at each shard a bounded number of times, whatever the number of members.
+func Schedule(v *View, alive, gone func(member uint64) bool) []*kvdpb.PlacementCommand {
+	s := newSchedule(v, alive, gone)
 	if s.budget <= 0 {
 		return nil
 	}
 	if orDefault(v.Settings.Repair, true) {
 		s.repair()
 	}
-	if orDefault(v.Settings.BalanceReplicas, true) && len(s.commands) == 0 && s.changing == 0 {
+	if orDefault(v.Settings.BalanceReplicas, true) && len(s.commands) == 0 && !s.repairing {
 		s.balance()
 	}
 	return s.commands
@@ -58,65 +61,103 @@ func removal(d *kvdpb.Descriptor, r *kvdpb.Replica) *kvdpb.PlacementCommand {
 		RemoveReplica: &kvdpb.RemoveReplica{Shard: d.Shard, Config: d.Config, Replica: r.Replica}}}
 }
 
-type schedule struct {
-	view  *View
-	alive func(uint64) bool
-	// members are those that may get replicas, by id.
-	members []*kvdpb.Member
-	// load counts the replicas of each member, those that are on their way included.
-	load map[uint64]int
-	// target is how many replicas a shard shall have.
-	target   int
-	changing int
-	budget   int
-	commands []*kvdpb.PlacementCommand
+const (
+	// maxIncoming is how many replicas one member is given at a time: each is a copy
+	// of a shard that it receives and writes.
+	maxIncoming = 4
+	// changesMembers is for how many members Settings.MaxChanges holds. Changes of
+	// different members do not hinder each other, and without more of them a member
+	// of a large cluster would take the longer to rebuild the larger the cluster is.
+	changesMembers = 8
+)
+
+// seat is what the scheduler knows of one member.
+type seat struct {
+	id uint64
+	// belongs: it was not removed.
+	belongs, alive, gone bool
+	// replicas counts as if what is under way were done.
+	replicas int
+	// incoming counts the replicas that it is being given.
+	incoming int
 }
 
-func newSchedule(v *View, alive func(uint64) bool) *schedule {
-	s := &schedule{view: v, alive: alive, load: map[uint64]int{}}
+type schedule struct {
+	view    *View
+	members map[uint64]*seat
+	// takers are the members that may get replicas, those with the fewest first.
+	takers []*seat
+	// target is how many replicas a shard shall have.
+	target int
+	// repairing: a change is under way that does not merely balance.
+	repairing bool
+	budget    int
+	commands  []*kvdpb.PlacementCommand
+}
+
+func newSchedule(v *View, alive, gone func(uint64) bool) *schedule {
+	s := &schedule{view: v, members: make(map[uint64]*seat, len(v.Members)+len(v.Departing))}
+	for _, m := range v.Departing {
+		s.members[m.Id] = &seat{id: m.Id, alive: alive(m.Id)}
+	}
 	for _, m := range v.Members {
+		st := &seat{id: m.Id, belongs: true, alive: alive(m.Id), gone: gone(m.Id)}
+		s.members[m.Id] = st
 		if !m.Learner && m.Name != "" {
-			s.members = append(s.members, m)
-			s.load[m.Id] = 0
+			s.takers = append(s.takers, st)
 		}
 	}
-	s.target = min(int(orDefault(v.Settings.Replicas, defaultReplicas)), len(s.members))
+	s.target = min(int(orDefault(v.Settings.Replicas, defaultReplicas)), len(s.takers))
+	s.budget = int(orDefault(v.Settings.MaxChanges, defaultMaxChanges)) * max((len(s.takers)+changesMembers-1)/changesMembers, 1)
 	for _, d := range v.Map.byID {
-		if changing(d) != nil {
-			s.changing++
-		}
 		for _, r := range d.Replicas {
 			if !r.Leaving {
-				s.load[r.Member]++
+				s.of(r.Member).replicas++
 			}
 		}
+		s.count(d)
 	}
-	s.budget = int(orDefault(v.Settings.MaxChanges, defaultMaxChanges)) - s.changing
+	s.sortTakers()
 	return s
 }
 
-// settled lists the shards whose replicas may change now: those with the fewest
-// replicas that can be counted on first.
-func (s *schedule) settled() []*kvdpb.Descriptor {
-	var all []*kvdpb.Descriptor
-	for _, d := range s.view.Map.live {
-		if Doing(s.view.Map, d) == "" {
-			all = append(all, d)
-		}
+// count takes in the change of a shard that is under way.
+func (s *schedule) count(d *kvdpb.Descriptor) {
+	r := changing(d)
+	if r == nil {
+		return
 	}
-	sound := func(d *kvdpb.Descriptor) int {
-		n := 0
-		for _, r := range d.Replicas {
-			if s.view.Member(r.Member) != nil && s.alive(r.Member) {
-				n++
-			}
-		}
-		return n
+	s.budget--
+	st := s.of(r.Member)
+	old := findReplica(d, r.Replaces)
+	switch {
+	case r.Leaving:
+		s.repairing = s.repairing || !st.belongs || !st.alive
+	case old == nil:
+		st.incoming++
+		s.repairing = true
+	default:
+		st.incoming++
+		from := s.of(old.Member)
+		from.replicas--
+		s.repairing = s.repairing || !from.belongs || !from.alive
 	}
-	slices.SortStableFunc(all, func(a, b *kvdpb.Descriptor) int {
-		return cmp.Or(cmp.Compare(sound(a), sound(b)), cmp.Compare(a.Shard, b.Shard))
+}
+
+// of returns what is known of a member; one that nobody knows is dead.
+func (s *schedule) of(member uint64) *seat {
+	st := s.members[member]
+	if st == nil {
+		st = &seat{id: member}
+		s.members[member] = st
+	}
+	return st
+}
+
+func (s *schedule) sortTakers() {
+	slices.SortFunc(s.takers, func(a, b *seat) int {
+		return cmp.Or(cmp.Compare(a.replicas, b.replicas), cmp.Compare(a.id, b.id))
 	})
-	return all
 }
 
 func unseeded(d *kvdpb.Descriptor) bool {
@@ -125,42 +166,79 @@ func unseeded(d *kvdpb.Descriptor) bool {
 	})
 }
 
+// patient is a shard whose replicas are not what they should be.
+type patient struct {
+	*kvdpb.Descriptor
+	// staying counts the replicas on members that were not removed, sound those of
+	// them that can be counted on.
+	staying, sound int
+	// departing is a replica on a member that was removed, gone one on a member
+	// that is away for long; nil for none.
+	departing, gone *kvdpb.Replica
+}
+
+// examine looks at a shard. ok is false if there is nothing to repair.
+func (s *schedule) examine(d *kvdpb.Descriptor) (p patient, ok bool) {
+	p.Descriptor = d
+	for _, r := range d.Replicas {
+		st := s.of(r.Member)
+		switch {
+		case !st.belongs:
+			if p.departing == nil || (s.of(p.departing.Member).alive && !st.alive) {
+				p.departing = r
+			}
+			continue
+		case st.alive:
+			p.sound++
+		case st.gone:
+			p.gone = r
+		}
+		p.staying++
+	}
+	return p, p.departing != nil || p.gone != nil || p.staying != s.target
+}
+
+// repair begins repairs, those first whose shards have the fewest replicas that can
+// be counted on.
 func (s *schedule) repair() {
-	for _, d := range s.settled() {
-		if len(s.commands) == s.budget {
+	var patients []patient
+	for _, d := range s.view.Map.live {
+		if p, ok := s.examine(d); ok && Doing(s.view.Map, d) == "" {
+			patients = append(patients, p)
+		}
+	}
+	slices.SortFunc(patients, func(a, b patient) int {
+		return cmp.Or(cmp.Compare(a.sound, b.sound), cmp.Compare(a.Shard, b.Shard))
+	})
+	for i := range patients {
+		if len(s.commands) >= s.budget {
 			return
 		}
-		s.repairShard(d)
+		s.repairShard(&patients[i])
 	}
 }
 
-func (s *schedule) repairShard(d *kvdpb.Descriptor) {
-	var departing *kvdpb.Replica
-	staying := 0
-	for _, r := range d.Replicas {
-		if s.view.Member(r.Member) != nil {
-			staying++
-			continue
-		}
-		if departing == nil || (s.alive(departing.Member) && !s.alive(r.Member)) {
-			departing = r
-		}
-	}
-	if departing != nil && !s.alive(departing.Member) {
-		if s.survives(d, departing) {
-			s.remove(d, departing)
+func (s *schedule) repairShard(p *patient) {
+	if p.departing != nil && !s.of(p.departing.Member).alive {
+		if s.survives(p.Descriptor, p.departing) {
+			s.remove(p.Descriptor, p.departing)
 		}
 		return
 	}
-	to := s.lightest(d)
+	to := s.lightest(p.Descriptor)
 	switch {
-	case staying < s.target && to != nil:
+	case p.departing == nil && p.gone != nil:
+		// It stays where nobody else can hold it: it may come back.
+		if to != nil && s.survives(p.Descriptor, p.gone) {
+			s.remove(p.Descriptor, p.gone)
+		}
+	case p.staying < s.target && to != nil:
 		// The departing one, if there is one, leaves when this one votes.
-		s.add(d, to, departing)
-	case departing != nil && staying > 0:
-		s.remove(d, departing)
-	case departing == nil && staying > s.target && s.target > 0:
-		s.remove(d, s.heaviest(d))
+		s.add(p.Descriptor, to, p.departing)
+	case p.departing != nil && p.staying > 0 && (p.staying >= s.target || !s.crowded(p.Descriptor)):
+		s.remove(p.Descriptor, p.departing)
+	case p.departing == nil && p.staying > s.target && s.target > 0:
+		s.remove(p.Descriptor, s.heaviest(p.Descriptor))
 	}
 }
 
@@ -172,24 +250,32 @@ func (s *schedule) survives(d *kvdpb.Descriptor, r *kvdpb.Replica) bool {
 			continue
 		}
 		rest++
-		if s.alive(o.Member) {
+		if s.of(o.Member).alive {
 			up++
 		}
 	}
 	return up > rest/2
 }
 
+func holds(d *kvdpb.Descriptor, member uint64) bool {
+	return slices.ContainsFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == member })
+}
+
 // lightest is the member with the fewest replicas among those that can take one
-// of the shard.
-func (s *schedule) lightest(d *kvdpb.Descriptor) *kvdpb.Member {
-	var best *kvdpb.Member
-	for _, m := range s.members {
-		has := slices.ContainsFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == m.Id })
-		if !has && s.alive(m.Id) && (best == nil || s.load[m.Id] < s.load[best.Id]) {
-			best = m
+// of the shard now.
+func (s *schedule) lightest(d *kvdpb.Descriptor) *seat {
+	for _, st := range s.takers {
+		if st.alive && st.incoming < maxIncoming && !holds(d, st.id) {
+			return st
 		}
 	}
-	return best
+	return nil
+}
+
+// crowded tells whether a member could take a replica of the shard, once it has
+// got what it is being given.
+func (s *schedule) crowded(d *kvdpb.Descriptor) bool {
+	return slices.ContainsFunc(s.takers, func(st *seat) bool { return st.alive && !holds(d, st.id) })
 }
 
 // heaviest is the replica of the shard whose member has the most replicas; a dead
@@ -197,10 +283,10 @@ func (s *schedule) lightest(d *kvdpb.Descriptor) *kvdpb.Member {
 func (s *schedule) heaviest(d *kvdpb.Descriptor) *kvdpb.Replica {
 	var worst *kvdpb.Replica
 	weight := func(r *kvdpb.Replica) int {
-		if !s.alive(r.Member) {
-			return 1 << 30
+		if st := s.of(r.Member); st.alive {
+			return st.replicas
 		}
-		return s.load[r.Member]
+		return 1 << 30
 	}
 	for _, r := range d.Replicas {
 		if worst == nil || weight(r) > weight(worst) {
@@ -212,121 +298,60 @@ func (s *schedule) heaviest(d *kvdpb.Descriptor) *kvdpb.Replica {
 
 // balance moves replicas from members that have at least two more than others.
 func (s *schedule) balance() {
-	for _, d := range s.settled() {
-		if len(s.commands) == s.budget {
+	if s.even() {
+		return
+	}
+	// Each version begins elsewhere. From one end, the first shards would be moved
+	// again and again.
+	live := s.view.Map.live
+	start := int(s.view.Map.version * 0x9e3779b97f4a7c15 >> 1 % uint64(max(len(live), 1)))
+	for i := range live {
+		if len(s.commands) >= s.budget {
 			return
 		}
-		to := s.lightest(d)
-		from := s.heaviest(d)
-		if to == nil || from == nil || s.view.Member(from.Member) == nil || !s.alive(from.Member) || len(d.Replicas) != s.target {
+		d := live[(start+i)%len(live)]
+		if len(d.Replicas) != s.target {
 			continue
 		}
-		if s.load[from.Member]-s.load[to.Id] >= 2 {
+		from := s.heaviest(d)
+		giver := s.of(from.Member)
+		to := s.lightest(d)
+		if to != nil && giver.belongs && giver.alive && giver.replicas-to.replicas >= 2 && Doing(s.view.Map, d) == "" {
 			s.add(d, to, from)
 		}
 	}
 }
 
-func (s *schedule) add(d *kvdpb.Descriptor, to *kvdpb.Member, replaces *kvdpb.Replica) {
-	c := &kvdpb.AddReplica{Shard: d.Shard, Config: d.Config, Member: to.Id}
-	s.load[to.Id]++
+// even tells whether no two members can differ by two.
+func (s *schedule) even() bool {
+	most := 0
+	for _, st := range s.members {
+		if st.belongs && st.alive {
+			most = max(most, st.replicas)
+		}
+	}
+	for _, st := range s.takers {
+		if st.alive {
+			return most-st.replicas < 2
+		}
+	}
+	return true
+}
+
+func (s *schedule) add(d *kvdpb.Descriptor, to *seat, replaces *kvdpb.Replica) {
+	c := &kvdpb.AddReplica{Shard: d.Shard, Config: d.Config, Member: to.id}
+	to.replicas++
+	to.incoming++
 	if replaces != nil {
 		c.Replaces = replaces.Replica
-		s.load[replaces.Member]--
+		s.of(replaces.Member).replicas--
 	}
+	s.sortTakers()
 	s.commands = append(s.commands, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_AddReplica{AddReplica: c}})
 }
 
 func (s *schedule) remove(d *kvdpb.Descriptor, r *kvdpb.Replica) {
-	s.load[r.Member]--
+	s.of(r.Member).replicas--
+	s.sortTakers()
 	s.commands = append(s.commands, removal(d, r))
-}
-
-// scheduleEvery is how often the scheduler looks for what no news announces:
-// members that are lost or come back.
-const scheduleEvery = 500 * time.Millisecond
-
-// lostAfter is how long a member is gone until what it is being given is given to
-// others.
-const lostAfter = time.Minute
-
-// absences remembers since when members are not connected.
-type absences map[uint64]time.Time
-
-// look takes note of who is there now.
-func (a absences) look(members []*kvdpb.Member, alive func(uint64) bool, now time.Time) {
-	for _, m := range members {
-		if _, noted := a[m.Id]; alive(m.Id) {
-			delete(a, m.Id)
-		} else if !noted {
-			a[m.Id] = now
-		}
-	}
-}
-
-// lost tells whether a member has been gone for long.
-func (a absences) lost(member uint64, now time.Time) bool {
-	since, gone := a[member]
-	return gone && now.Sub(since) >= lostAfter
-}
-
-// runScheduler begins what Schedule decides, while this member is the sequencer.
-func (n *Node) runScheduler() {
-	if n.cfg.Alive == nil {
-		return
-	}
-	tick := time.NewTicker(scheduleEvery)
-	defer tick.Stop()
-	gone := absences{}
-	for {
-		changed := n.next()
-		now := time.Now()
-		gone.look(n.Members(), n.cfg.Alive, now)
-		if n.Serving() {
-			n.carryOut(GiveUps(n.View(), func(m uint64) bool { return gone.lost(m, now) }))
-			n.carryOut(Schedule(n.View(), n.cfg.Alive))
-		}
-		select {
-		case <-n.ctx.Done():
-			return
-		case <-changed:
-		case <-tick.C:
-		}
-	}
-}
-
-// ScheduleNow decides and begins as the scheduler does, and tells what in words;
-// name says how a member is called. It does nothing unless this member is the
-// sequencer.
-func (n *Node) ScheduleNow(name func(member uint64) string) []string {
-	if n.cfg.Alive == nil || !n.Serving() {
-		return nil
-	}
-	var told []string
-	for _, cmd := range n.carryOut(Schedule(n.View(), n.cfg.Alive)) {
-		switch c := cmd.GetCommand().(type) {
-		case *kvdpb.PlacementCommand_AddReplica:
-			told = append(told, fmt.Sprintf("give %s a replica of shard %d", name(c.AddReplica.Member), c.AddReplica.Shard))
-		case *kvdpb.PlacementCommand_RemoveReplica:
-			told = append(told, fmt.Sprintf("take replica %d of shard %d away", c.RemoveReplica.Replica, c.RemoveReplica.Shard))
-		}
-	}
-	return told
-}
-
-// carryOut begins changes, and returns those that were begun.
-func (n *Node) carryOut(commands []*kvdpb.PlacementCommand) (begun []*kvdpb.PlacementCommand) {
-	for _, cmd := range commands {
-		ctx, cancel := context.WithTimeout(n.ctx, 2*n.cfg.Election)
-		_, err := n.Update(ctx, cmd)
-		cancel()
-		if err != nil {
-			// Decided on a view that has passed; the next one decides again.
-			n.log.Debug("placement: a change of replicas was not begun", zap.Error(err))
-			return begun
-		}
-		begun = append(begun, cmd)
-		n.log.Info("placement: begins a change of replicas", zap.Stringer("command", cmd))
-	}
-	return begun
 }

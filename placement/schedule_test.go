@@ -38,8 +38,8 @@ func TestScheduleSettles(t *testing.T) {
 	settle := func() *View {
 		t.Helper()
 		for range 1000 {
-			v := s.view(nil, 1)
-			begun := Schedule(v, func(m uint64) bool { return !dead[m] })
+			v := s.View(nil, 1)
+			begun := Schedule(v, func(m uint64) bool { return !dead[m] }, nobody)
 			require.LessOrEqual(t, len(begun), defaultMaxChanges)
 			if len(begun) == 0 {
 				return v
@@ -82,6 +82,8 @@ func TestScheduleSettles(t *testing.T) {
 	}
 }
 
+func nobody(uint64) bool { return false }
+
 // carryOut does what a shard's owner does, from phase to phase.
 func carryOut(s *State, d *kvdpb.Descriptor) {
 	for r := changing(d); r != nil; r = changing(s.shards[d.Shard]) {
@@ -108,7 +110,7 @@ func TestGiveUps(t *testing.T) {
 	require.Equal(t, kvdpb.PlacementResult_NONE, s.Apply(command(in)).Rejection)
 	lost := map[uint64]bool{}
 	decide := func() []*kvdpb.PlacementCommand {
-		return GiveUps(s.view(nil, 1), func(m uint64) bool { return lost[m] })
+		return GiveUps(s.View(nil, 1), func(m uint64) bool { return lost[m] })
 	}
 	require.Equal(t, kvdpb.PlacementResult_NONE, s.addReplica(&kvdpb.AddReplica{Shard: FirstShard, Member: 4, Replaces: 3}).Rejection)
 	require.Empty(t, decide())

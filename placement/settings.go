@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"google.golang.org/protobuf/proto"
@@ -22,6 +23,9 @@ const (
 	defaultSpreadCPU   = 80
 	defaultMaxSplits   = 6
 	defaultMaxHandOver = 12
+	// defaultRepairAfter is in minutes. It is longer than a restart takes, a new
+	// machine included: what is rebuilt is copied for nothing if the member returns.
+	defaultRepairAfter = 30
 )
 
 // Bounds of the cluster's settings.
@@ -35,6 +39,7 @@ const (
 	minSpreadCPU       = 10
 	maxSpreadCPU       = 100
 	maxRate            = 600
+	maxRepairAfter     = 7 * 24 * 60
 )
 
 // Setting is one setting of the cluster, as people see and change it.
@@ -65,6 +70,8 @@ var settings = []setting{
 		func(c *kvdpb.ClusterSettings) **uint32 { return &c.Replicas }, plain),
 	toggle("repair", "rebuild replicas that are missing or on members that were removed", true,
 		func(c *kvdpb.ClusterSettings) **bool { return &c.Repair }),
+	number("repair-after-minutes", "how long a member is away until its replicas are rebuilt on others, where there are others", defaultRepairAfter, 1, maxRepairAfter,
+		func(c *kvdpb.ClusterSettings) **uint32 { return &c.RepairAfterMinutes }, plain),
 	toggle("balance-replicas", "even out the replicas of the members", true,
 		func(c *kvdpb.ClusterSettings) **bool { return &c.BalanceReplicas }),
 	toggle("owners-follow-sequencer", "shards are owned by the sequencer's member, unless they prefer another one", true,
@@ -81,7 +88,7 @@ var settings = []setting{
 		func(c *kvdpb.ClusterSettings) **bool { return &c.SplitByLoad }),
 	number("split-writes", "the writes per second at which a shard is split", defaultSplitWrites, minSplitWrites, maxSplitWrites,
 		func(c *kvdpb.ClusterSettings) **uint64 { return &c.SplitWrites }, plain),
-	number("max-changes", "how many changes of replicas the scheduler has under way at once", defaultMaxChanges, 1, maxChangesSetting,
+	number("max-changes", "how many changes of replicas the scheduler has under way at once, for every eight members", defaultMaxChanges, 1, maxChangesSetting,
 		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxChanges }, plain),
 	number("max-splits-per-minute", "how many splits the scheduler begins in a minute", defaultMaxSplits, 1, maxRate,
 		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxSplitsPerMinute }, plain),
@@ -228,6 +235,11 @@ func orDefault[T any](set *T, def T) T {
 
 // OwnersFollow tells whether ownerships move to the sequencer's member.
 func OwnersFollow(s *kvdpb.ClusterSettings) bool { return orDefault(s.OwnersFollowSequencer, true) }
+
+// RepairAfter is how long a member is away until its replicas are rebuilt elsewhere.
+func RepairAfter(s *kvdpb.ClusterSettings) time.Duration {
+	return time.Duration(orDefault(s.RepairAfterMinutes, defaultRepairAfter)) * time.Minute
+}
 
 // BalanceSettings are the settings of package balance.
 func BalanceSettings(c *kvdpb.ClusterSettings) balance.Settings {

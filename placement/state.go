@@ -2,7 +2,6 @@ package placement
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -48,6 +47,7 @@ type State struct {
 	alarms    []*kvdpb.Alarm
 	downgrade *kvdpb.Downgrade
 	elastic   elastic
+	order     order
 
 	dirty dirty
 }
@@ -69,6 +69,7 @@ func NewState() *State {
 		shards:  map[uint64]*kvdpb.Descriptor{},
 		dead:    map[uint64]struct{}{},
 		elastic: newElastic(),
+		order:   order{set: map[uint64]struct{}{}},
 		dirty: dirty{
 			members: map[uint64]struct{}{},
 			shards:  map[uint64]struct{}{},
@@ -214,14 +215,14 @@ func checkInit(c *kvdpb.PlacementInit) error {
 		}
 		shards[d.Shard] = d
 	}
-	return checkTiling(shards)
+	return checkTiling(sortedLive(shards))
 }
 
 // checkTiling is the invariant of the range map: the live descriptors tile the
 // whole key space.
-func checkTiling(shards map[uint64]*kvdpb.Descriptor) error {
+func checkTiling(live []*kvdpb.Descriptor) error {
 	next := keyspace.Min()
-	for _, d := range sortedLive(shards) {
+	for _, d := range live {
 		if !bytes.Equal(d.Start, next) {
 			return fmt.Errorf("shard %d begins at %s, and %s is next", d.Shard, keyspace.Format(d.Start), keyspace.Format(next))
 		}
@@ -244,9 +245,7 @@ func sortedLive(shards map[uint64]*kvdpb.Descriptor) []*kvdpb.Descriptor {
 			live = append(live, d)
 		}
 	}
-	slices.SortFunc(live, func(a, b *kvdpb.Descriptor) int {
-		return cmp.Or(bytes.Compare(a.Start, b.Start), cmp.Compare(a.Shard, b.Shard))
-	})
+	slices.SortFunc(live, before)
 	return live
 }
 
@@ -258,7 +257,12 @@ func (s *State) setMember(m *kvdpb.Member) {
 func (s *State) setShard(d *kvdpb.Descriptor) {
 	s.shards[d.Shard] = d
 	s.dirty.shards[d.Shard] = struct{}{}
+	s.order.set[d.Shard] = struct{}{}
 }
+
+// Shard returns the descriptor of a shard; nil if there is none. It is never changed
+// in place, and the caller must not change it.
+func (s *State) Shard(id uint64) *kvdpb.Descriptor { return s.shards[id] }
 
 // changed counts one effective change of members or descriptors.
 func (s *State) changed() {
@@ -365,7 +369,10 @@ func (s *State) check() error {
 			return err
 		}
 	}
-	return checkTiling(s.shards)
+	if err := s.checkOrder(); err != nil {
+		return err
+	}
+	return checkTiling(s.inOrder())
 }
 
 // checkCheap looks at the invariants that an entry can break and that cost
@@ -387,7 +394,7 @@ func (s *State) checkCheap() error {
 		}
 	}
 	if len(s.dirty.shards) > 0 {
-		return checkTiling(s.shards)
+		return checkTiling(s.inOrder())
 	}
 	return nil
 }

@@ -169,7 +169,7 @@ func TestSplit(t *testing.T) {
 	want(t, stale, do(s, &kvdpb.BeginSplit{Parent: 2, Generation: 1, Key: keyspace.User([]byte("d"))}))
 	want(t, invalid, do(s, &kvdpb.BeginSplit{Parent: 4, Generation: 2, Key: keyspace.User([]byte("d"))}))
 
-	m := s.view(nil, 1).Map
+	m := s.View(nil, 1).Map
 	require.EqualValues(t, 2, m.Lookup(key).Shard, "seeding: still the parent's")
 	require.Len(t, m.Seeding(), 1)
 	want(t, invalid, do(s, &kvdpb.ConfirmSeed{Child: 4, Member: 9}))
@@ -198,7 +198,7 @@ func TestAbortedSplitLeavesATombstone(t *testing.T) {
 	want(t, none, do(s, &kvdpb.AbortSplit{Child: child.Shard}))
 	want(t, notFound, do(s, &kvdpb.AbortSplit{Child: 99}))
 	want(t, notFound, do(s, &kvdpb.ConfirmSeed{Child: child.Shard, Member: 1}))
-	require.True(t, s.view(nil, 1).Dead(child.Shard))
+	require.True(t, s.View(nil, 1).Dead(child.Shard))
 	next := want(t, none, do(s, &kvdpb.BeginSplit{Parent: 2, Generation: 1, Key: key})).Descriptor_
 	require.Greater(t, next.Shard, child.Shard, "an id is never used again")
 }
@@ -454,12 +454,12 @@ func TestSplitsAgainstCells(t *testing.T) {
 }
 
 func TestMapEdges(t *testing.T) {
-	empty := NewState().view(nil, 0).Map
+	empty := NewState().View(nil, 0).Map
 	require.Nil(t, empty.Lookup(keyspace.Min()))
 	require.Empty(t, empty.Overlapping(keyspace.All()))
 	require.Nil(t, empty.ByID(2))
 
-	m := servingState(t, 3, "b", "d").view(nil, 0).Map
+	m := servingState(t, 3, "b", "d").View(nil, 0).Map
 	require.Equal(t, 3, m.Len())
 	require.Nil(t, m.Lookup(keyspace.Max()))
 	require.Nil(t, m.Lookup(nil))
@@ -482,15 +482,15 @@ func TestMapEdges(t *testing.T) {
 
 func TestViewsShareWhatDidNotChange(t *testing.T) {
 	s := servingState(t, 3)
-	v1 := s.view(nil, 1)
+	v1 := s.View(nil, 1)
 	want(t, none, do(s, &kvdpb.ExtendWindow{Epoch: 1, End: 500}))
-	v2 := s.view(v1, 2)
+	v2 := s.View(v1, 2)
 	require.Same(t, v1.Map, v2.Map)
 	require.True(t, v2.sameNews(v1), "a window is no news")
 	want(t, none, do(s, &kvdpb.CompactHistory{Revision: 7}))
-	require.False(t, s.view(v2, 3).sameNews(v2))
+	require.False(t, s.View(v2, 3).sameNews(v2))
 	want(t, none, do(s, &kvdpb.UpdateMember{Member: &kvdpb.Member{Id: 1, Name: "new"}}))
-	v3 := s.view(v2, 4)
+	v3 := s.View(v2, 4)
 	require.NotSame(t, v1.Map, v3.Map)
 	require.Equal(t, "m1", v1.Member(1).Name, "old views stay as they were")
 	require.Equal(t, "new", v3.Member(1).Name)

@@ -124,6 +124,7 @@ func (s *State) takeChanges() ([]Record, error) {
 		}
 	}
 	for id := range s.dirty.shards {
+		s.order.set[id] = struct{}{}
 		d := s.shards[id]
 		if d == nil {
 			out = append(out, Record{Name: recordName(shardKind, id)})

@@ -83,7 +83,7 @@ func (m *storyMember) restart(quorum bool) {
 		incarnation = m.client.incarnation + 1
 	}
 	m.state, m.at, m.callers, m.wire = NewState(), 0, nil, nil
-	m.view = m.state.view(nil, 0)
+	m.view = m.state.View(nil, 0)
 	m.seq = &sequencer{
 		me: identity{m.id, m.id, incarnation}, quorum: quorum, stats: &m.stats,
 		clock:      func() time.Duration { return m.clock },
@@ -137,7 +137,7 @@ func (m *storyMember) apply() {
 			m.s.t.Fatal(err)
 		}
 		m.state.Apply(c)
-		m.view = m.state.view(m.view, uint64(m.at)+1)
+		m.view = m.state.View(m.view, uint64(m.at)+1)
 		m.seq.observe(m.view)
 		m.client.kick()
 	}

@@ -95,9 +95,9 @@ func (v *View) sameNews(old *View) bool {
 		slices.Equal(v.alarms, old.alarms) && v.downgrade == old.downgrade
 }
 
-// view returns the state as a view. old, the view before, lends what has not
-// changed.
-func (s *State) view(old *View, index uint64) *View {
+// View returns the state as a view. old, the view before, lends what has not
+// changed; nil for none. index is that of the last entry that the state applied.
+func (s *State) View(old *View, index uint64) *View {
 	v := &View{
 		ClusterID:       s.clusterID,
 		Index:           index,
@@ -115,7 +115,7 @@ func (s *State) view(old *View, index uint64) *View {
 		v.Settings, v.SettingsVersion = old.Settings, old.SettingsVersion
 		return v
 	}
-	v.Map = NewMap(s.version, s.shards)
+	v.Map = newMap(s.version, s.shards, s.inOrder())
 	v.Members = make([]*kvdpb.Member, 0, len(s.members))
 	for _, id := range slices.Sorted(maps.Keys(s.members)) {
 		v.Members = append(v.Members, s.members[id])

@@ -95,8 +95,17 @@ const (
 	// idleWeight is what an idle shard weighs beside writes per second: each has its
 	// timers and its reads.
 	idleWeight = 10
-	// tolerance is how much more than the least loaded member one may have.
-	tolerance = 0.2
+	// unevenFrom is how far, as a share of the mean, a member's load must be from it
+	// for unevenFor until owners are spread, and evenFrom how near all are brought.
+	unevenFrom = 0.08
+	unevenFor  = 30 * time.Second
+	evenFrom   = 0.04
+	// better is what the receiver of an owner may have to do at most, as a share of
+	// what the giver had.
+	better = 0.98
+	// looksPMin is about how often a cluster is looked at in a minute: what may be
+	// spread in a minute is spread over them.
+	looksPMin = 12
 )
 
 // Balancer remembers what must last, and what was done lately.
@@ -109,6 +118,10 @@ type Balancer struct {
 	handed   []time.Duration
 	strained *time.Duration
 	relaxed  *time.Duration
+	// uneven is since when loads differ, spreads tells that owners are being spread
+	// because of that.
+	uneven  *time.Duration
+	spreads bool
 }
 
 // New returns a balancer that has seen nothing.

@@ -3,6 +3,7 @@ package balance
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -222,6 +223,72 @@ func TestSpread(t *testing.T) {
 	for _, d := range c.run(b, time.Hour) {
 		require.NotEqual(t, uint64(5), d.Member)
 	}
+}
+
+// TestSpreadIsEven: many owners come within a tenth of each other, in about as many
+// transfers as that takes, and then stay.
+func TestSpreadIsEven(t *testing.T) {
+	const members, shards = 20, 1200
+	s := defaults
+	s.OwnersFollow, s.SplitByLoad, s.HandOverPMin = false, false, 600
+	c, b := newCluster(members, s), New()
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range shards {
+		c.add(1, 10, 20*rng.ExpFloat64())
+		v := rng.Perm(members)
+		c.Shards[len(c.Shards)-1].Voters = []uint64{uint64(v[0]) + 1, uint64(v[1]) + 1, uint64(v[2]) + 1}
+		c.Shards[len(c.Shards)-1].Owner = uint64(v[0])/4 + 1 // a quarter of the members owns all
+		if !slices.Contains(c.Shards[len(c.Shards)-1].Voters, uint64(v[0])/4+1) {
+			c.Shards[len(c.Shards)-1].Voters[0] = uint64(v[0])/4 + 1
+		}
+	}
+	work := func() (least, mean, most float64) {
+		loads := make([]float64, members+1)
+		for _, s := range c.Shards {
+			loads[s.Owner] += weight(s)
+			mean += weight(s) / members
+		}
+		return slices.Min(loads[1:]), mean, slices.Max(loads)
+	}
+	moved := len(c.run(b, 15*time.Minute))
+	least, mean, most := work()
+	require.Less(t, most, 1.1*mean)
+	require.Greater(t, least, 0.9*mean)
+	require.Less(t, moved, shards)
+	require.Empty(t, c.run(b, time.Hour), "it settles")
+}
+
+// TestSpreadWhatTheSequencerCannotOwn: where owners follow the sequencer, those that
+// it has no replica of are spread over the others, and stay there.
+func TestSpreadWhatTheSequencerCannotOwn(t *testing.T) {
+	c, b := newCluster(5, defaults), New()
+	for range 10 {
+		c.add(1, 10, 100)
+	}
+	for range 12 {
+		c.add(2, 10, 100)
+		c.Shards[len(c.Shards)-1].Voters = []uint64{2, 3, 4}
+	}
+	for i := range c.Members {
+		c.Members[i].CPU = 0.1
+	}
+	c.run(b, time.Hour)
+	require.Equal(t, 1000.0, c.load(1), "its own stay")
+	require.Equal(t, []float64{400, 400, 400}, []float64{c.load(2), c.load(3), c.load(4)})
+	require.Empty(t, c.run(b, 2*time.Hour), "it settles: %v", c.log)
+}
+
+// TestRelieveAsMuchAsNeeded: one light shard of a thousand would not help.
+func TestRelieveAsMuchAsNeeded(t *testing.T) {
+	s := defaults
+	s.HandOverPMin = 600
+	c, b := newCluster(3, s), New()
+	for range 1000 {
+		c.add(1, 10, 10)
+	}
+	c.Members[0].CPU, c.Members[1].CPU, c.Members[2].CPU = 0.9, 0.1, 0.1
+	relieved := c.run(b, time.Minute)
+	require.InDelta(t, 112, len(relieved), 3, "a ninth of its work brings it to 80 percent")
 }
 
 func TestHandOversAreLimited(t *testing.T) {

@@ -592,7 +592,7 @@ type ClusterSettings struct {
 	// split_writes is the number of writes per second at which a shard is split. Default 20,000.
 	SplitWrites *uint64 `protobuf:"varint,8,opt,name=split_writes,json=splitWrites,proto3,oneof" json:"split_writes,omitempty"`
 	// max_changes bounds the replica changes that the scheduler has under way at
-	// once. Default 4.
+	// once, for every eight members. Default 4.
 	MaxChanges *uint32 `protobuf:"varint,9,opt,name=max_changes,json=maxChanges,proto3,oneof" json:"max_changes,omitempty"`
 	// balance_owners spreads owners over the members: where they do not follow the sequencer, or where that member's CPU
 	// use is above spread_owners_cpu, in percent of its CPUs. Default on, and 80.
@@ -601,8 +601,10 @@ type ClusterSettings struct {
 	// max_splits_per_minute and max_transfers_per_minute bound what the scheduler begins. Default 6 and 12.
 	MaxSplitsPerMinute    *uint32 `protobuf:"varint,12,opt,name=max_splits_per_minute,json=maxSplitsPerMinute,proto3,oneof" json:"max_splits_per_minute,omitempty"`
 	MaxTransfersPerMinute *uint32 `protobuf:"varint,13,opt,name=max_transfers_per_minute,json=maxTransfersPerMinute,proto3,oneof" json:"max_transfers_per_minute,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// repair_after_minutes is how long a member is away until its replicas are rebuilt on others. Default 30.
+	RepairAfterMinutes *uint32 `protobuf:"varint,20,opt,name=repair_after_minutes,json=repairAfterMinutes,proto3,oneof" json:"repair_after_minutes,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ClusterSettings) Reset() {
@@ -722,6 +724,13 @@ func (x *ClusterSettings) GetMaxSplitsPerMinute() uint32 {
 func (x *ClusterSettings) GetMaxTransfersPerMinute() uint32 {
 	if x != nil && x.MaxTransfersPerMinute != nil {
 		return *x.MaxTransfersPerMinute
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetRepairAfterMinutes() uint32 {
+	if x != nil && x.RepairAfterMinutes != nil {
+		return *x.RepairAfterMinutes
 	}
 	return 0
 }
@@ -994,7 +1003,7 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\vPreferOwner\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\x04R\x06member\x12\x1c\n" +
-	"\tautomatic\x18\x03 \x01(\bR\tautomatic\"\xd3\x06\n" +
+	"\tautomatic\x18\x03 \x01(\bR\tautomatic\"\xa3\a\n" +
 	"\x0fClusterSettings\x12\x1f\n" +
 	"\breplicas\x18\x01 \x01(\rH\x00R\breplicas\x88\x01\x01\x12\x1b\n" +
 	"\x06repair\x18\x02 \x01(\bH\x01R\x06repair\x88\x01\x01\x12.\n" +
@@ -1012,7 +1021,8 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\x11spread_owners_cpu\x18\v \x01(\rH\n" +
 	"R\x0fspreadOwnersCpu\x88\x01\x01\x126\n" +
 	"\x15max_splits_per_minute\x18\f \x01(\rH\vR\x12maxSplitsPerMinute\x88\x01\x01\x12<\n" +
-	"\x18max_transfers_per_minute\x18\r \x01(\rH\fR\x15maxTransfersPerMinute\x88\x01\x01B\v\n" +
+	"\x18max_transfers_per_minute\x18\r \x01(\rH\fR\x15maxTransfersPerMinute\x88\x01\x01\x125\n" +
+	"\x14repair_after_minutes\x18\x14 \x01(\rH\rR\x12repairAfterMinutes\x88\x01\x01B\v\n" +
 	"\t_replicasB\t\n" +
 	"\a_repairB\x13\n" +
 	"\x11_balance_replicasB\x1a\n" +
@@ -1025,7 +1035,8 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\x0f_balance_ownersB\x14\n" +
 	"\x12_spread_owners_cpuB\x18\n" +
 	"\x16_max_splits_per_minuteB\x1b\n" +
-	"\x19_max_transfers_per_minute\"b\n" +
+	"\x19_max_transfers_per_minuteB\x17\n" +
+	"\x15_repair_after_minutes\"b\n" +
 	"\x12SetClusterSettings\x122\n" +
 	"\bsettings\x18\x01 \x01(\v2\x16.kvdpb.ClusterSettingsR\bsettings\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\")\n" +

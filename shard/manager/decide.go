@@ -83,8 +83,13 @@ type place struct{ shard, replica uint64 }
 func decide(v view) []action {
 	var actions []action
 	byID := make(map[uint64]*kvdpb.Descriptor, len(v.shards))
+	// orphans are the children that nobody holds a seed of, by their parents.
+	orphans := map[uint64][]uint64{}
 	for _, d := range v.shards {
 		byID[d.Shard] = d
+		if d.Parent != 0 && d.Phase == kvdpb.Descriptor_SEEDING && len(d.Seeded) == 0 {
+			orphans[d.Parent] = append(orphans[d.Parent], d.Shard)
+		}
 	}
 	for _, p := range v.here {
 		if findReplica(byID[p.shard], p.replica) == nil {
@@ -98,7 +103,7 @@ func decide(v view) []action {
 				actions = append(actions, a)
 			}
 		}
-		if a, ok := decideSplit(v, d, byID); ok {
+		if a, ok := decideSplit(v, d, byID, orphans[d.Shard]); ok {
 			actions = append(actions, a)
 		}
 	}
@@ -166,7 +171,7 @@ func decideReplica(v view, d *kvdpb.Descriptor, replica uint64) (action, bool) {
 
 // decideSplit moves a split of a shard on that this member owns, or clears away
 // one that never was.
-func decideSplit(v view, parent *kvdpb.Descriptor, byID map[uint64]*kvdpb.Descriptor) (action, bool) {
+func decideSplit(v view, parent *kvdpb.Descriptor, byID map[uint64]*kvdpb.Descriptor, orphans []uint64) (action, bool) {
 	o := v.local[parent.Shard]
 	if !o.running || !o.serving {
 		return action{}, false
@@ -183,11 +188,10 @@ func decideSplit(v view, parent *kvdpb.Descriptor, byID map[uint64]*kvdpb.Descri
 		}
 		return action{kind: done, shard: parent.Shard, child: o.pending}, true
 	}
-	for _, d := range byID {
-		orphan := d.Parent == parent.Shard && d.Phase == kvdpb.Descriptor_SEEDING && len(d.Seeded) == 0
-		mine := o.proposed == d.Shard && o.proposedIn == o.epoch
-		if orphan && !mine {
-			return action{kind: abort, shard: parent.Shard, child: d.Shard}, true
+	for _, child := range orphans {
+		mine := o.proposed == child && o.proposedIn == o.epoch
+		if !mine {
+			return action{kind: abort, shard: parent.Shard, child: child}, true
 		}
 	}
 	return action{}, false
