@@ -20,7 +20,7 @@ ARGS    ?=
 
 .PHONY: help
 help: ## Show the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: build
 build: ## Build bin/kvd and bin/kvctl.
@@ -80,6 +80,10 @@ soak: build ## Rounds of faults with fresh seeds for DURATION; make soak ARGS='-
 bystanders: build ## What transactions that hang do to everybody else, as ratios.
 	go run -buildvcs=false ./tests/bystanders $(ARGS)
 
+.PHONY: sim
+sim: ## Play the scheduler and the sequencer with 200 members and 100,000 shards; writes docs/simulation.md.
+	cd tests/sim/report && go run -buildvcs=false . $(ARGS)
+
 .PHONY: model
 model: ## Check the models of tests/model and their mutations; needs spin.
 	tests/model/check.sh
@@ -97,6 +101,7 @@ lint: $(TOOLS)/staticcheck $(TOOLS)/buf ## Formatting, vet, staticcheck, the rul
 	cd tests/bench && go vet ./...
 	cd tests/etcd && go vet ./...
 	cd tests/backup && go vet ./...
+	cd tests/sim/report && go vet ./...
 	$(TOOLS)/staticcheck ./...
 	go test -count=1 ./internal/lint
 
