@@ -112,7 +112,7 @@ func growing(seed uint64, full bool) Scenario {
 		least := bytes / (512 * mib)
 		return []Claim{
 			atMost("shards at the end, beside the fewest possible", float64(r.Last().Shards)/least, 2.2, "%.2f"),
-			atMost("the largest shard at the end, in MiB", r.Last().Largest/mib, 512, "%.0f"),
+			atMost("the largest shard at the end, in MiB", math.Floor(r.Last().Largest)/mib, 512, "%.0f"),
 			balanced("owned work of a member at the end", r.Last().Work, 2*idleShard+2*r.Last().Hottest),
 			atMost("copies made of any one shard", float64(r.Most.Added), 30, "%.0f"),
 			settled(r, 20*time.Minute),
