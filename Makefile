@@ -84,6 +84,10 @@ bystanders: build ## What transactions that hang do to everybody else, as ratios
 sim: ## Play the scheduler and the sequencer with 200 members and 100,000 shards; writes docs/simulation.md.
 	cd tests/sim/report && go run -buildvcs=false . $(ARGS)
 
+.PHONY: shards-1000
+shards-1000: build ## A thousand shards on three members: start-up, memory, descriptors, idle CPU, and that all works.
+	go run -buildvcs=false ./tests/manyshards $(ARGS)
+
 .PHONY: model
 model: ## Check the models of tests/model and their mutations; needs spin.
 	tests/model/check.sh
