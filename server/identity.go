@@ -73,7 +73,7 @@ func firstIdentity(ctx context.Context, cfg *config.Config, b *config.Bootstrap)
 	if b.New {
 		birth, err := placement.Bootstrap(b.Members.String(), b.Token, cfg.InitialSplitKeys)
 		if err == nil {
-			err = refuseReborn(ctx, cfg, b, birth)
+			err = refuseReborn(ctx, cfg, birth)
 		}
 		if err != nil {
 			return nil, nil, err

@@ -26,7 +26,8 @@ const (
 	// who the cluster is.
 	joinPatience = 15 * time.Second
 	// askTimeout bounds one such question, birthAskTimeout the one that a process
-	// asks before it founds a cluster: usually nobody is there to answer.
+	// asks before it founds a cluster or forces a new one: usually nobody is there
+	// to answer.
 	askTimeout      = 5 * time.Second
 	birthAskTimeout = time.Second
 	joinRetry       = 250 * time.Millisecond
@@ -182,25 +183,43 @@ func describe(answer *kvdpb.MembershipResponse) string {
 
 // refuseReborn refuses to found a cluster that lives, with this process in the
 // place of a member whose directory was lost.
-func refuseReborn(ctx context.Context, cfg *config.Config, b *config.Bootstrap, birth *placement.Cluster) error {
-	urls := othersURLs(cfg.Name, b)
-	if len(urls) == 0 {
-		return nil
-	}
+func refuseReborn(ctx context.Context, cfg *config.Config, birth *placement.Cluster) error {
 	clientTLS, err := cfg.PeerClientTLS()
 	if err != nil {
 		return err
 	}
-	answer, err := askAny(ctx, urls, clientTLS, birthAskTimeout, true)
-	if err != nil || answer.ClusterId != birth.ID {
-		return nil // nobody there, or somebody else: the handshake will tell
-	}
+	ctx, cancel := context.WithTimeout(ctx, birthAskTimeout)
+	defer cancel()
 	me := birth.Member(cfg.Name)
-	if slices.Contains(answer.Removed, me.Id) {
-		return errRemoved
+	var wg sync.WaitGroup
+	answers := make(chan error, len(birth.Members))
+	for _, other := range birth.Members {
+		if other.Id == me.Id {
+			continue
+		}
+		wg.Go(func() {
+			var err error
+			for _, url := range other.PeerUrls {
+				var refused *peer.RefusedError
+				if err = peer.Probe(ctx, url, clientTLS, birth.ID, me.Id, other.Id); err == nil || errors.As(err, &refused) {
+					break
+				}
+			}
+			answers <- err
+		})
 	}
-	for _, m := range answer.Members {
-		if m.Id == me.Id && len(m.ClientUrls) > 0 {
+	wg.Wait()
+	close(answers)
+	for err := range answers {
+		// Nobody is there, or somebody else: the handshake will tell.
+		var refused *peer.RefusedError
+		if !errors.As(err, &refused) {
+			continue
+		}
+		switch {
+		case refused.Removed():
+			return errRemoved
+		case refused.Began():
 			return fmt.Errorf("member %x has already been bootstrapped and its data directory is gone: remove the member from the cluster and add it again", me.Id)
 		}
 	}

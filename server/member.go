@@ -189,7 +189,7 @@ func (m *Member) openMesh(context.Context) error {
 	if err == nil {
 		m.mesh, err = peer.New(peer.Config{
 			ClusterID: m.id.cluster, MemberID: m.id.member, Incarnation: m.id.incarnation,
-			Listeners: ports, ClientTLS: clientTLS, Addresses: m.peerURLs, Allowed: m.allowed,
+			Listeners: ports, ClientTLS: clientTLS, Addresses: m.peerURLs, Allowed: m.allowed, Began: m.began,
 			Open: []string{placement.DescribeMethod}, OnRemoved: func(uint64) { m.removed() },
 			Heartbeat: m.cfg.HeartbeatInterval, Logger: m.log.Named("peer"),
 		})
@@ -454,6 +454,12 @@ func (m *Member) allowed(member uint64) error {
 		return fmt.Errorf("member %x is not part of the cluster", member)
 	}
 	return nil
+}
+
+// began tells whether a member has ever been ready.
+func (m *Member) began(member uint64) bool {
+	known := m.placement.View().Peer(member)
+	return known != nil && len(known.ClientUrls) > 0
 }
 
 var _ shard.Sequencer = sequencer{}

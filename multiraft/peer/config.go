@@ -22,6 +22,9 @@ const (
 	ChannelRequest
 
 	numChannels
+
+	// channelProbe is named by a process that only asks whether it would be let in.
+	channelProbe Channel = 0xff
 )
 
 func (c Channel) String() string {
@@ -80,6 +83,8 @@ type Config struct {
 	Addresses func(member uint64) []string
 	// Allowed decides whether a member may connect; the error's text is told to it. Nil allows all members.
 	Allowed func(member uint64) error
+	// Began tells whether a member is known to have taken part in the cluster, for Probe. Nil knows of none.
+	Began func(member uint64) bool
 	// Open lists full names of gRPC methods that are served to processes that are no members yet and do not know the
 	// cluster's id.
 	Open []string

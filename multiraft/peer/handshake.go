@@ -41,6 +41,7 @@ const (
 	statusNotReady
 	statusProtocol
 	statusRemoved
+	statusBegan
 )
 
 type hello struct {
@@ -82,6 +83,9 @@ func (e *RefusedError) NotAllowed() bool { return e.status == statusNotAllowed }
 // Removed tells whether the other side says that this member was removed from the
 // cluster for ever.
 func (e *RefusedError) Removed() bool { return e.status == statusRemoved }
+
+// Began tells, of a Probe, that the other side knows the member as one that has taken part already.
+func (e *RefusedError) Began() bool { return e.status == statusBegan }
 
 var errHandshake = errors.New("malformed handshake")
 

@@ -154,6 +154,10 @@ func (m *Mesh) identify(raw net.Conn) {
 		m.answer(conn, status, reason)
 		return
 	}
+	if h.channel == channelProbe {
+		m.answer(conn, statusOK, "")
+		return
+	}
 	identified()
 	m.serveIncoming(raw, conn, h)
 }
@@ -169,7 +173,7 @@ func (m *Mesh) judge(h hello) (status uint8, reason string) {
 		return statusTarget, fmt.Sprintf("this is member %016x, not %016x (does a peer URL point to the wrong member?)", m.cfg.MemberID, h.to)
 	case h.from == m.cfg.MemberID || h.from == 0:
 		return statusTarget, fmt.Sprintf("member id %016x is this member's own or zero", h.from)
-	case h.channel >= numChannels:
+	case h.channel >= numChannels && h.channel != channelProbe:
 		return statusProtocol, fmt.Sprintf("unknown channel %d", h.channel)
 	}
 	if m.cfg.Allowed != nil {
@@ -178,6 +182,12 @@ func (m *Mesh) judge(h hello) (status uint8, reason string) {
 		} else if err != nil {
 			return statusNotAllowed, err.Error()
 		}
+	}
+	if h.channel == channelProbe {
+		if m.cfg.Began != nil && m.cfg.Began(h.from) {
+			return statusBegan, "the member has taken part in the cluster already"
+		}
+		return statusOK, ""
 	}
 	if m.handlers[h.channel].Load() == nil {
 		return statusNotReady, "the member is still starting"
