@@ -105,6 +105,11 @@ func (c *Checker) Stats() Stats {
 }
 
 func (c *Checker) run() {
+	// A member that has just started has other things to do, and so have those
+	// that it would ask.
+	if !c.rest(c.cfg.Period / 10) {
+		return
+	}
 	for {
 		began := time.Now()
 		for _, id := range c.owned() {
