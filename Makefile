@@ -53,6 +53,11 @@ bench-leases: build ## Ten thousand leases that end at once: none early, none mu
 test-etcd: build ## etcd's own tests against kvd, e.g. make test-etcd ARGS='-mode split -run TestKV'.
 	cd tests/etcd && go run -buildvcs=false . $(ARGS)
 
+.PHONY: test-etcd-gate
+test-etcd-gate: build ## etcd's own tests within about a quarter of an hour, for slow machines too.
+	cd tests/etcd && E2E_TEST_MINIMAL=true go run -buildvcs=false . -mode one -tries 4 -lenient -budget 8m
+	cd tests/etcd && E2E_TEST_MINIMAL=true go run -buildvcs=false . -mode split -half -tries 4 -lenient -budget 5m
+
 # Tests of whole clusters run the binaries of `make build`.
 CLUSTER_ENV := KVD_TEST_BIN=$(CURDIR)/bin/kvd KVD_TEST_KVCTL=$(CURDIR)/bin/kvctl
 

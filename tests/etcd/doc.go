@@ -12,8 +12,11 @@
 // It succeeds only if the list is exactly right: a test that fails and is not on it, a test on it that passes, one that
 // skips itself for a reason that is not etcd's own, and one that never ran are all failures.
 //
-// Many of etcd's tests give up after ten seconds, with a dozen runs of etcdctl in them. So a test that fails is run once
-// more, in another process with another cluster, and is reported as flaky if it passes then. One that fails twice fails.
+// Many of etcd's tests give up after ten seconds, with a dozen runs of etcdctl in them. So a test that fails is run
+// again, in another process with another cluster, and is reported as flaky if it passes then: twice in all, or as often
+// as -tries says, after which it has failed. Where time is short, -budget ends a mode early and names what was not run,
+// and -lenient excuses tests that end at their limit on a machine that is measured to be too slow for it; a run in which
+// less than a quarter of the tests pass is a failure all the same.
 //
 // It must never change what a test sees beyond the mode: no longer waits, no edited tests.
 package main

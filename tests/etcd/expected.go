@@ -60,11 +60,8 @@ func parseExpected(r io.Reader) (expected, error) {
 	return list, lines.Err()
 }
 
-// unknown finds listed tests that the suite does not have. It can tell only if all tests were asked for.
-func (e expected) unknown(names []string, pattern string) error {
-	if pattern != "." {
-		return nil
-	}
+// unknown finds listed tests that the suite, which has these names, does not have.
+func (e expected) unknown(names []string) error {
 	var gone []string
 	for name := range e {
 		if !slices.Contains(names, name) {
@@ -82,7 +79,7 @@ func (e expected) unknown(names []string, pattern string) error {
 func report(mode string, names []string, results map[string]*result, list expected, took fmt.Stringer, log string) []string {
 	var wrong []string
 	passed, known, skipped := 0, 0, 0
-	var flaky []string
+	var flaky, late []string
 	for _, name := range names {
 		r := results[name]
 		reason, listed := list[name][mode]
@@ -95,21 +92,66 @@ func report(mode string, names []string, results map[string]*result, list expect
 			skipped++
 		case r.passed():
 			passed++
-			if r.before != nil {
-				flaky = append(flaky, fmt.Sprintf("%s/%s: %s", mode, name, r.before.fault))
-				fmt.Printf("\n=== output of the first try of %s/%s\n%s", mode, name, r.before.output())
+			if len(r.before) > 0 {
+				flaky = append(flaky, fmt.Sprintf("%s/%s: %s", mode, name, r.verdict()))
 			}
+			for i, b := range r.before {
+				fmt.Printf("\n=== output of try %d of %s/%s, which %s\n%s", i+1, mode, name, b.fault, b.output())
+			}
+		case r.late != "":
+			late = append(late, fmt.Sprintf("%s/%s: %s", mode, name, r.late))
+			fmt.Printf("\n=== output of %s/%s\n%s", mode, name, r.output())
 		case listed:
 			known++
 		default:
-			wrong = append(wrong, fmt.Sprintf("%s/%s: %s", mode, name, r.fault))
+			wrong = append(wrong, fmt.Sprintf("%s/%s: %s", mode, name, r.verdict()))
 			fmt.Printf("\n=== output of %s/%s\n%s", mode, name, r.output())
 		}
 	}
 	fmt.Printf("\nmode %s: %d of %d tests pass, %d fail as listed, %d are not as listed; %s; everything is in %s\n",
 		mode, passed, len(names)-skipped, known, len(wrong), took, log)
 	if len(flaky) > 0 {
-		fmt.Printf("flaky, which passed at the second try:\n  %s\n", strings.Join(flaky, "\n  "))
+		fmt.Printf("flaky, which did not pass at the first try:\n  %s\n", strings.Join(flaky, "\n  "))
+	}
+	if len(late) > 0 {
+		fmt.Printf("excused:\n  %s\n", strings.Join(late, "\n  "))
 	}
 	return wrong
+}
+
+// leastShare of the chosen tests must have passed, however slow the machine is: one in so many.
+const leastShare = 4
+
+// split tells the tests that were begun from those for which no time was left.
+func split(names []string, results map[string]*result) (begun, left []string) {
+	for _, name := range names {
+		if results[name] == nil {
+			left = append(left, name)
+		} else {
+			begun = append(begun, name)
+		}
+	}
+	return begun, left
+}
+
+// reportLeft names the tests for which no time was left, and returns what is wrong if too few passed, because of that or
+// because they were excused.
+func reportLeft(mode string, begun, left []string, results map[string]*result, budget fmt.Stringer) []string {
+	all := len(begun) + len(left)
+	if len(left) > 0 {
+		fmt.Printf("not run, because %v had passed: %d of %d tests\n  %s\n", budget, len(left), all, strings.Join(left, "\n  "))
+	}
+	passed, excused := 0, 0
+	for _, name := range begun {
+		switch r := results[name]; {
+		case r.late != "":
+			excused++
+		case !r.failed():
+			passed++
+		}
+	}
+	if (len(left) > 0 || excused > 0) && passed*leastShare < all {
+		return []string{fmt.Sprintf("%s: only %d of %d tests passed, %d were excused and %d not run", mode, passed, all, excused, len(left))}
+	}
+	return nil
 }

@@ -21,8 +21,10 @@ type result struct {
 	lines []string
 	// last is the last line of each part, for the reason of a skip.
 	last map[string]string
-	// before is the first try of a test that passed at the second, else nil.
-	before *result
+	// late says why a failure is excused: the machine is too slow for the test's own limit.
+	late string
+	// before are the tries that failed before this one.
+	before []*result
 }
 
 // skippedOnEtcd are tests that etcd has not written yet: they only skip themselves.
@@ -82,5 +84,24 @@ func skipsOnEtcd(why string) bool {
 }
 
 func (r *result) passed() bool { return r.ended && r.fault == "" }
+
+func (r *result) failed() bool { return !r.passed() && !r.skipped }
+
+// verdict says what came of a test, in a few words.
+func (r *result) verdict() string {
+	switch {
+	case r.skipped:
+		return "skipped, as on etcd"
+	case r.late != "":
+		return "excused, because " + r.late
+	case r.failed() && len(r.before) > 0:
+		return fmt.Sprintf("%s, %d times", r.fault, len(r.before)+1)
+	case r.failed():
+		return r.fault
+	case len(r.before) > 0:
+		return fmt.Sprintf("ok at try %d", len(r.before)+1)
+	}
+	return "ok"
+}
 
 func (r *result) output() string { return strings.Join(r.lines, "") }
