@@ -24,13 +24,17 @@ const pollInterval = 50 * time.Millisecond
 func until(ctx context.Context, deadline time.Time, what string, cond func(context.Context) error) error {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	var why error
 	for {
 		err := cond(ctx)
 		if err == nil {
 			return nil
 		}
+		if why == nil || ctx.Err() == nil {
+			why = err // the last try, which the deadline cut short, says nothing
+		}
 		if pause(ctx, pollInterval) != nil {
-			return fmt.Errorf("%s: not within %v of the end of all faults: %w", what, recovery, err)
+			return fmt.Errorf("%s: not within %v of the end of all faults: %w", what, recovery, why)
 		}
 	}
 }

@@ -114,7 +114,7 @@ func (r *round) demandResources(ctx context.Context, before []resources, healed 
 		}
 		for i, m := range r.cluster.Members {
 			b, n := before[i], now[i]
-			more := n.replicas - b.replicas
+			more := max(n.replicas-b.replicas, 0) // with fewer replicas it may own more of them
 			if limit := int(tolerance*float64(b.goroutines)) + slackGoroutines + more*goroutinesPerReplica; n.goroutines > limit {
 				return fmt.Errorf("%s has %d goroutines, had %d, may have %d", m.Name, n.goroutines, b.goroutines, limit)
 			}
