@@ -94,7 +94,7 @@ func (r *round) judge(result *Result, complete bool) error {
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	operations := r.recorder.Operations()
+	operations, leases := r.recorder.Operations(), r.recorder.Leases()
 	if !complete {
 		// The log ends early: nothing can be said of what lies behind it.
 		operations = slices.DeleteFunc(operations, func(op *history.Operation) bool { return op.Revision() > log.Last() })
@@ -103,8 +103,15 @@ func (r *round) judge(result *Result, complete bool) error {
 				watches[i] = w.Until(log.Last())
 			}
 		}
+		for i, l := range leases {
+			if l.Kind == history.Revoke && l.Revision > log.Last() {
+				cut := *l
+				cut.Outcome = history.Unknown
+				leases[i] = &cut
+			}
+		}
 	}
-	if result.Report, err = history.Check(operations, r.recorder.Leases(), log); err != nil {
+	if result.Report, err = history.Check(operations, leases, log); err != nil {
 		errs = append(errs, err)
 	}
 	ev := &history.Evidence{Log: log, Operations: operations}
