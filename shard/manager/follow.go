@@ -164,11 +164,15 @@ func (m *Manager) compact(id uint64, r *shard.Replica, revision int64) {
 }
 
 // CollectedRevision is the revision up to which every replica of this member has
-// removed compacted history.
+// removed compacted history. A replica that is just being started holds none.
 func (m *Manager) CollectedRevision() int64 {
 	lowest := int64(-1)
 	m.Each(func(r *shard.Replica) bool {
-		if c := r.Store().CollectedRevision(); lowest < 0 || c < lowest {
+		store := r.Store()
+		if store == nil {
+			return true
+		}
+		if c := store.CollectedRevision(); lowest < 0 || c < lowest {
 			lowest = c
 		}
 		return true
