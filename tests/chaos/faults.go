@@ -221,45 +221,38 @@ func (r *round) mend(rng *rand.Rand) func(context.Context) error {
 	}
 }
 
+// unattended carries out what an administrator asks for, beside the faults that follow: it may end in an error, which is only told.
+func (r *round) unattended(ctx context.Context, what string, do func(context.Context) error) {
+	r.background.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		if err := do(ctx); err != nil {
+			r.cfg.Log("%s: %v", what, err)
+		}
+	})
+}
+
 // split cuts a shard in two while clients use it. It may take as long as a fault that overlaps it lasts, so nobody waits for it here.
 func split(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context) error, error) {
 	at := keyName(1 + rng.IntN(keys-1))
 	if !r.takeSplit() {
 		return nil, nil
 	}
-	r.background.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-		defer cancel()
-		if err := r.split(ctx, at); err != nil {
-			r.cfg.Log("split at %s: %v", at, err)
-		}
-	})
+	r.unattended(ctx, "split at "+at, func(ctx context.Context) error { return r.split(ctx, at) })
 	return nil, nil
 }
 
 // transfer asks for another owner of a shard, as an administrator does, and nobody waits for that either.
 func transfer(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context) error, error) {
 	key, member := keyName(rng.IntN(keys)), r.cluster.Members[rng.IntN(len(r.cluster.Members))]
-	r.background.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-		defer cancel()
-		if err := r.transfer(ctx, key, member); err != nil {
-			r.cfg.Log("transfer of the shard of %s to %s: %v", key, member.Name, err)
-		}
-	})
+	r.unattended(ctx, "transfer of the shard of "+key+" to "+member.Name, func(ctx context.Context) error { return r.transfer(ctx, key, member) })
 	return nil, nil
 }
 
 // move takes a replica to the member that has none of its shard. It outlives the member that it was asked of, so again nobody waits.
 func move(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context) error, error) {
 	key, pick := keyName(rng.IntN(keys)), rng.Uint64()
-	r.background.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-		defer cancel()
-		if err := r.move(ctx, key, pick); err != nil {
-			r.cfg.Log("move of a replica of the shard of %s: %v", key, err)
-		}
-	})
+	r.unattended(ctx, "move of a replica of the shard of "+key, func(ctx context.Context) error { return r.move(ctx, key, pick) })
 	return nil, nil
 }
 
