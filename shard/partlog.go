@@ -31,6 +31,20 @@ func (p *pipeline) enqueueStep(s txnStep) error {
 	return nil
 }
 
+// enqueueDecisions gives the decisions of prepared parts their turn, all of them
+// or none. They are as many as there are parts at most, which are bounded, and
+// what is full gets empty by them: only a pipeline that has stopped refuses them.
+func (p *pipeline) enqueueDecisions(due []txnStep) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.stopped {
+		return p.t.r.notOwner()
+	}
+	p.mu.steps = append(p.mu.steps, due...)
+	p.kick()
+	return nil
+}
+
 // launchSteps puts the steps that wait in flight as one command, the next of the
 // epoch's sequence. It returns nil where there are none.
 func (p *pipeline) launchSteps() *batch {
@@ -109,13 +123,12 @@ func (p *pipeline) unhold(part *part) {
 // goroutine.
 func (p *pipeline) stepsApplied(b *batch, index uint64) {
 	x := &p.t.parts
-	var due []txnStep
 	for _, s := range b.steps {
 		switch {
 		case s.prepare != nil:
 			x.prepareApplied(s.prepare)
 		case s.decide != nil:
-			due = append(due, x.decisionApplied(s.decide)...)
+			x.decisionApplied(s.decide)
 		case s.abort != nil:
 			x.abortApplied(s.abort)
 		default:
@@ -124,7 +137,6 @@ func (p *pipeline) stepsApplied(b *batch, index uint64) {
 			x.mu.Unlock()
 		}
 	}
-	x.send(due)
 	p.mu.Lock()
 	p.settledLocked()
 	ready := p.readyLocked()
@@ -144,8 +156,8 @@ func (x *parts) prepareApplied(p *part) {
 	x.recover()
 }
 
-// decisionApplied ends a part, and returns the decisions that waited for it.
-func (x *parts) decisionApplied(d *decision) (due []txnStep) {
+// decisionApplied ends a part, and sends the decisions that waited for it.
+func (x *parts) decisionApplied(d *decision) {
 	x.mu.Lock()
 	p := d.part
 	if p == nil {
@@ -155,13 +167,15 @@ func (x *parts) decisionApplied(d *decision) (due []txnStep) {
 		}
 	}
 	told := d.waiting
+	refused := func() {}
 	if p != nil {
 		told = append(told, p.waiting...)
 		p.waiting = nil
 		x.removeLocked(p)
-		due = x.dueLocked()
+		refused = x.sendDueLocked()
 	}
 	x.mu.Unlock()
+	refused()
 	if p != nil {
 		if d.revision != 0 {
 			effects, _ := effectsOf(p.prepared.GetEffects())
@@ -173,7 +187,6 @@ func (x *parts) decisionApplied(d *decision) (due []txnStep) {
 	for _, req := range told {
 		x.t.replyPart(req, &kvdpb.PartReply{})
 	}
-	return due
 }
 
 // abortApplied answers a question whose transaction now has an outcome, if it had

@@ -130,11 +130,11 @@ func (x *parts) inquire(ctx context.Context, q *kvdpb.TxnRecord) {
 	}
 	x.t.r.counters.recovered.Add(1)
 	x.mu.Lock()
-	var due []txnStep
+	refused := func() {}
 	if p := x.mu.byID[string(q.GetTxn())]; p != nil && p.phase == partPrepared && !x.mu.closed {
 		x.decideLocked(p, reply.GetRevision())
-		due = x.dueLocked()
+		refused = x.sendDueLocked()
 	}
 	x.mu.Unlock()
-	x.send(due)
+	refused()
 }

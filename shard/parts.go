@@ -41,7 +41,8 @@ import (
 //  4. Decisions are applied in the order of their revisions. A revision is asked
 //     for after all parts are prepared, so a part's revision lies above every one
 //     that was learned here before it was prepared: its floor. A decision is sent
-//     once no undecided part has a floor below its revision.
+//     once no undecided part has a floor below its revision. That it is due is found
+//     and its turn in the pipeline taken under one lock.
 //  5. "Absent, therefore aborted" is said by an entry of the anchor's log, and
 //     only where the commit is not in the pipeline.
 //  6. A record is forgotten only when every participant has applied the outcome,

@@ -218,3 +218,55 @@ func TestInitFailsHardWithoutSeed(t *testing.T) {
 	index, _ := n.replica.Applied()
 	require.Zero(t, index)
 }
+
+// Decisions that are learned at the same time get into the log in the order of
+// their revisions, whoever of those who bring them is faster.
+func TestDecisionsLearnedTogetherKeepTheirOrder(t *testing.T) {
+	r, seq, _ := single(t, nil)
+	await(t, call(r, putReq("x", "0")))
+	step := func(txn string, p *kvdpb.PartRequest) *Request {
+		p.Txn, p.Epoch = []byte(txn), 1
+		return &Request{Part: p}
+	}
+	const together = 8
+	rev := int64(10)
+	for round := range 200 {
+		txns := make([]string, together)
+		for i := range txns {
+			txns[i] = fmt.Sprintf("t%d.%d", round, i)
+			key := fmt.Appendf(nil, "k%d", i)
+			await(t, call(r, step(txns[i], &kvdpb.PartRequest{Step: &kvdpb.PartRequest_Latch{Latch: &kvdpb.PartLatch{
+				Spans: []*kvdpb.KeySpan{keySpan(key, true)},
+			}}})))
+			await(t, call(r, step(txns[i], &kvdpb.PartRequest{Step: &kvdpb.PartRequest_Prepare{Prepare: &kvdpb.PartPrepare{Prepared: &kvdpb.Prepared{
+				Anchor: keyspace.User([]byte("zz")), Participants: []*kvdpb.KeySpan{keySpan([]byte("a"), false)},
+				Effects: []*kvdpb.KeyEffect{{Key: keyspace.User(key), Version: 1}},
+			}}}})))
+		}
+		seq.set(func() { seq.mu.last = rev + together })
+		var answers []<-chan answer
+		start := make(chan struct{})
+		var mu sync.Mutex
+		var ready, wg sync.WaitGroup
+		for i, txn := range txns {
+			req := step(txn, &kvdpb.PartRequest{Step: &kvdpb.PartRequest_Decide{Decide: &kvdpb.PartDecide{Revision: rev + int64(i)}}})
+			ready.Add(1)
+			wg.Go(func() {
+				ready.Done()
+				<-start
+				a := call(r, req)
+				mu.Lock()
+				defer mu.Unlock()
+				answers = append(answers, a)
+			})
+		}
+		ready.Wait()
+		close(start)
+		wg.Wait()
+		for _, a := range answers {
+			await(t, a)
+		}
+		rev += together
+		require.Zero(t, r.Stats().RevisionAlarms, "round %d", round)
+	}
+}

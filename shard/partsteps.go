@@ -66,9 +66,7 @@ func (x *parts) doPrepare(req *Request, prepared *kvdpb.Prepared) {
 	p.phase, p.req, p.since = partPreparing, req, time.Now()
 	p.timer.Stop()
 	x.mu.Unlock()
-	if err := x.t.pipeline.enqueueStep(txnStep{prepare: p}); err != nil {
-		failSteps([]txnStep{{prepare: p}}, err)
-	}
+	x.send(txnStep{prepare: p})
 }
 
 // admits refuses effects that could not be applied: whatever a coordinator sends,
@@ -142,9 +140,9 @@ func (x *parts) doDecide(req *Request, revision int64) {
 	case p != nil && p.phase == partPrepared:
 		p.waiting = append(p.waiting, req)
 		x.decideLocked(p, revision)
-		steps := x.dueLocked()
+		refused := x.sendDueLocked()
 		x.mu.Unlock()
-		x.send(steps)
+		refused()
 	case p != nil && revision != 0:
 		// All parts of a committed transaction are prepared; this tenure is about
 		// to see that it is.
@@ -160,7 +158,7 @@ func (x *parts) doDecide(req *Request, revision int64) {
 		if latched {
 			p.letGo()
 		}
-		x.send([]txnStep{{decide: &decision{txn: txn, revision: revision, waiting: []*Request{req}}}})
+		x.send(txnStep{decide: &decision{txn: txn, revision: revision, waiting: []*Request{req}}})
 	}
 }
 
@@ -174,6 +172,21 @@ func (x *parts) decideLocked(p *part, revision int64) {
 	}
 	p.decided, p.revision = true, revision
 	x.mu.learned = max(x.mu.learned, revision)
+}
+
+// sendDueLocked puts the decisions that may be applied now into the pipeline.
+// They must get there before the lock is given up: whoever finds later that the
+// next one is due would overtake them. What is returned is to be called when the
+// lock is given up.
+func (x *parts) sendDueLocked() (refused func()) {
+	due := x.dueLocked()
+	if len(due) == 0 {
+		return func() {}
+	}
+	if err := x.t.pipeline.enqueueDecisions(due); err != nil {
+		return func() { failSteps(due, err) }
+	}
+	return func() {}
 }
 
 // dueLocked returns the decisions that may be applied now (invariant 4).
@@ -210,12 +223,10 @@ func (p *part) dueLocked() txnStep {
 	return txnStep{decide: &decision{txn: p.id, revision: p.revision, part: p}}
 }
 
-// send puts steps into the pipeline.
-func (x *parts) send(steps []txnStep) {
-	for _, s := range steps {
-		if err := x.t.pipeline.enqueueStep(s); err != nil {
-			failSteps([]txnStep{s}, err)
-		}
+// send puts a step that is no prepared part's decision into the pipeline.
+func (x *parts) send(s txnStep) {
+	if err := x.t.pipeline.enqueueStep(s); err != nil {
+		failSteps([]txnStep{s}, err)
 	}
 }
 
@@ -247,7 +258,7 @@ func (x *parts) doInquire(req *Request, q *kvdpb.PartInquire) {
 	if mine {
 		p.letGo()
 	}
-	x.send([]txnStep{{abort: &inquiry{record: record, req: req}}})
+	x.send(txnStep{abort: &inquiry{record: record, req: req}})
 }
 
 func outcomeOf(r *kvdpb.TxnRecord) *kvdpb.PartReply {
@@ -264,6 +275,6 @@ func (x *parts) forget(id string) {
 	known := x.mu.records[id] != nil && !x.mu.closed
 	x.mu.Unlock()
 	if known {
-		x.send([]txnStep{{forget: id}})
+		x.send(txnStep{forget: id})
 	}
 }
