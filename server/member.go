@@ -203,7 +203,6 @@ func (m *Member) openMesh(context.Context) error {
 	m.onClose(m.mesh.Close)
 	m.calls = newCalls(func(to uint64, frame []byte) error { return m.mesh.Send(to, peer.ChannelRequest, frame) })
 	m.mesh.Handle(peer.ChannelRequest, m.demultiplex)
-	m.mesh.NotifyDown(m.peerDown)
 	wal, err := walDir(m.cfg)
 	if err != nil {
 		return err

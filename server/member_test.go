@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/kvd-io/kvd/multiraft/peer"
 	"github.com/kvd-io/kvd/mvcc/keyspace"
 	"github.com/kvd-io/kvd/server/config"
 )
@@ -229,4 +231,31 @@ func TestCloseEndsRequests(t *testing.T) {
 	_, err := r.Put(ctx, &pb.PutRequest{Key: []byte("k")})
 	require.Error(t, err)
 	require.NoError(t, ctx.Err(), "it did not have to wait for its deadline")
+}
+
+// Raft calls the other members before the parts exist that want to know of a lost
+// connection.
+func TestConnectionLostWhileStarting(t *testing.T) {
+	c := newCluster(t, 2)
+	var ms []*Member
+	for i := range 2 {
+		m := &Member{cfg: c.config(t, i), stopped: make(chan error, 1), giveUp: func(error) {}}
+		m.log = m.cfg.Logger
+		t.Cleanup(m.undo)
+		for _, step := range []func(context.Context) error{m.openDirectory, m.openEngine, m.openMesh, m.openPlacement} {
+			require.NoError(t, step(t.Context()))
+		}
+		ms = append(ms, m)
+	}
+	other := ms[0].id.member
+	connected := func() bool {
+		return slices.ContainsFunc(ms[1].mesh.Peers(), func(p peer.Status) bool { return p.Member == other && p.Connected })
+	}
+	require.NoError(t, ms[0].mesh.Start())
+	require.Eventually(t, func() bool {
+		_ = ms[1].mesh.Send(other, peer.ChannelRequest, []byte{frameCallReply})
+		return connected()
+	}, time.Minute, 10*time.Millisecond)
+	ms[0].mesh.Close()
+	require.Eventually(t, func() bool { return !connected() }, time.Minute, 10*time.Millisecond)
 }

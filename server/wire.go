@@ -60,6 +60,9 @@ func (m *Member) wire() error {
 		return err
 	}
 	m.onClose(m.router.Close)
+	// Raft has called other members since its log was opened: only from here on is
+	// there somebody to tell that such a connection was lost.
+	m.mesh.NotifyDown(m.peerDown)
 	m.router.Register(m.mesh.Registrar())
 	m.balancer = newBalancer(m)
 	kvdpb.RegisterLoadsServer(m.mesh.Registrar(), m.balancer)
