@@ -97,6 +97,9 @@ type Operations interface {
 	Transfer(ctx context.Context, shard, member uint64) error
 	// Move replaces the replica on one member by one on another.
 	Move(ctx context.Context, shard, from, to uint64, wait bool) (replica uint64, err error)
+	// Merge gives a shard the keys of its right neighbour, which has to be right unless
+	// that is 0, and names that.
+	Merge(ctx context.Context, shard, right uint64, wait bool) (absorbed uint64, err error)
 	// Cancel takes back what is under way with a shard, and says what it was.
 	Cancel(ctx context.Context, shard uint64) (what string, err error)
 	// Rebalance has the cluster look at itself now, and tells what it decided.

@@ -279,6 +279,11 @@ func (o *fakeOperations) Move(_ context.Context, shard, from, to uint64, wait bo
 	return 9, o.err
 }
 
+func (o *fakeOperations) Merge(_ context.Context, shard, right uint64, wait bool) (uint64, error) {
+	o.asked = fmt.Sprint("merge ", shard, " with ", right, " ", wait)
+	return 5, o.err
+}
+
 func (o *fakeOperations) Cancel(_ context.Context, shard uint64) (string, error) {
 	o.asked = fmt.Sprint("cancel ", shard)
 	return "a move", o.err

@@ -29,6 +29,19 @@ func (s *shardServer) Move(ctx context.Context, req *kvdpb.ShardMoveRequest) (*k
 	return &kvdpb.ShardMoveResponse{ReplicaId: replica}, nil
 }
 
+// Merge implements kvdpb.ShardAdminServer.
+func (s *shardServer) Merge(ctx context.Context, req *kvdpb.ShardMergeRequest) (*kvdpb.ShardMergeResponse, error) {
+	absorbed, err := s.operations.Merge(ctx, req.Id, req.RightId, !req.NoWait)
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.router.Shard(ctx, req.Id)
+	if err != nil {
+		return nil, err
+	}
+	return &kvdpb.ShardMergeResponse{Shard: s.info(i), AbsorbedId: absorbed}, nil
+}
+
 // Cancel implements kvdpb.ShardAdminServer.
 func (s *shardServer) Cancel(ctx context.Context, req *kvdpb.ShardCancelRequest) (*kvdpb.ShardCancelResponse, error) {
 	what, err := s.operations.Cancel(ctx, req.Id)

@@ -28,6 +28,8 @@ type Batch struct {
 	puts, deletes, bytes uint64
 	// importing: an Import takes care of the order, and cuts batches inside revisions.
 	importing bool
+	// absorbs is what Absorb takes in, if anything.
+	absorbs *absorbed
 }
 
 // NewBatch begins a batch.
@@ -100,6 +102,8 @@ func (b *Batch) Put(rev, sub int64, e *Effect) {
 
 func (b *Batch) check(rev, sub int64, e *Effect) error {
 	switch last := b.g.published.Load().last; {
+	case b.absorbs != nil:
+		return errors.New("mvcc: Put after Absorb in one batch")
 	case !b.importing && (rev <= last || rev < b.meta.last):
 		return fmt.Errorf("mvcc: revision %d after %d", rev, max(last, b.meta.last))
 	case sub < 0:
@@ -160,7 +164,7 @@ func (b *Batch) DropSpan(span keyspace.Span) {
 	if span.Empty() {
 		return
 	}
-	if len(b.changes) > 0 || b.meta.last != b.g.published.Load().last {
+	if len(b.changes) > 0 || b.absorbs != nil || b.meta.last != b.g.published.Load().last {
 		b.err = errors.New("mvcc: DropSpan after Put in one batch")
 		return
 	}
@@ -194,6 +198,16 @@ func (b *Batch) Commit() error {
 		return diskError("write store record", err)
 	}
 	var sweeps []sweep
+	if b.absorbs != nil {
+		g.collecting.Lock()
+		defer g.collecting.Unlock()
+		g.sweepChange.Lock()
+		defer g.sweepChange.Unlock()
+		var err error
+		if sweeps, err = b.absorbs.stage(b); err != nil {
+			return err
+		}
+	}
 	if len(b.drops) > 0 {
 		g.sweepChange.Lock()
 		defer g.sweepChange.Unlock()
@@ -216,6 +230,9 @@ func (b *Batch) Commit() error {
 	}
 	if len(b.drops) > 0 {
 		g.sweeps.set(sweeps)
+	}
+	if b.absorbs != nil {
+		b.absorbs.publish(b, sweeps)
 	}
 	g.counters.apply(b.changes)
 	if err := g.db.Apply(b.b, pebble.NoSync); err != nil {

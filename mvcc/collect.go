@@ -45,6 +45,10 @@ func (s *Store) Collect(ctx context.Context, l CollectLimits) (done bool, err er
 	g := sn.g
 	g.collecting.Lock()
 	defer g.collecting.Unlock()
+	if sn.meta.drops != g.published.Load().drops {
+		// What was absorbed meanwhile is not in the snapshot, and would be passed over.
+		return false, nil
+	}
 	if done, err = sn.sweepIndex(ctx, l); err != nil || !done {
 		return false, err
 	}

@@ -289,10 +289,21 @@ func (c *counters) mergeLocked() {
 // drop notes that a span was emptied after revision rev, as the drops-th such
 // event.
 func (c *counters) drop(span keyspace.Span, rev int64, drops uint64) {
+	c.replace(span, true, rev, drops)
+}
+
+// absorb notes that a span, which was empty, got keys with a state of revision rev.
+// They are counted when somebody wants to know.
+func (c *counters) absorb(span keyspace.Span, rev int64, drops uint64) {
+	c.replace(span, false, rev, drops)
+}
+
+// replace gives a span a bucket of its own: empty, or not known.
+func (c *counters) replace(span keyspace.Span, empty bool, rev int64, drops uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mu.drops = drops
-	// What the log says of the keys that are gone is true no more.
+	// What the log says of the keys that were there is true no more.
 	c.mu.log, c.mu.logBytes, c.mu.floor = nil, 0, rev
 	i := c.findLocked(span.Start)
 	j := i
@@ -310,7 +321,7 @@ func (c *counters) drop(span keyspace.Span, rev int64, drops uint64) {
 			made = append(made, outside)
 		}
 		if len(made) == 0 || j == i {
-			made = append(made, bucket{start: bytes.Clone(span.Start), known: true})
+			made = append(made, bucket{start: bytes.Clone(span.Start), known: empty})
 		}
 		if bytes.Compare(span.End, whole.End) < 0 {
 			outside.start = bytes.Clone(span.End)

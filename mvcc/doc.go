@@ -72,8 +72,8 @@
 //
 // DropSpan deletes rows at once and leaves their index entries to a sweep
 // (collect.go) that removes entries of the span up to the revision of the drop.
-// Whoever writes history of older revisions into a span again must first see to
-// it that no sweep of that span is pending.
+// Absorb, which writes history of older revisions into a span again, takes the
+// span off the sweeps (absorb.go).
 //
 // Built with the tag "invariants" the package checks its counters against the
 // data at each count.

@@ -32,6 +32,8 @@ type generation struct {
 	// that the two belong together.
 	published atomic.Pointer[meta]
 	turn      atomic.Uint64
+	// absorbs counts the batches that took a span off the sweeps.
+	absorbs atomic.Uint64
 
 	// collected is the revision up to which history was thrown away, touched
 	// the one up to which some of it may have been.

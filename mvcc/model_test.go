@@ -37,6 +37,8 @@ type machine struct {
 	history []*twin
 	held    []heldSnapshot
 	name    int
+	// keeps: no span is ever dropped for good.
+	keeps bool
 }
 
 type heldSnapshot struct {
@@ -83,7 +85,7 @@ func (m *machine) durable() { m.history = []*twin{m.twin.clone()} }
 func (m *machine) Apply(t *rapid.T) {
 	b := m.store.NewBatch()
 	defer b.Close()
-	if rapid.IntRange(0, 19).Draw(t, "drop first") == 0 {
+	if !m.keeps && rapid.IntRange(0, 19).Draw(t, "drop first") == 0 {
 		span := m.span(t)
 		b.DropSpan(span)
 		m.twin.drop(span)

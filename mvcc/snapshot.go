@@ -35,24 +35,39 @@ var pointOptions = pebble.IterOptions{KeyTypes: pebble.IterKeyTypePointsOnly, Us
 
 // NewSnapshot takes a snapshot of the store as of its last committed batch.
 func (s *Store) NewSnapshot() *Snapshot {
-	sn := &Snapshot{store: s}
+	for {
+		if sn, again := s.newSnapshot(); !again {
+			return sn
+		}
+	}
+}
+
+// newSnapshot makes one attempt. It has to be made again where a batch that absorbed
+// a span came in between: the sweeps of before would hide what is in the span now.
+func (s *Store) newSnapshot() (sn *Snapshot, again bool) {
+	sn = &Snapshot{store: s}
 	sn.row = sn.rowBuf[:0]
 	if sn.g, sn.err = s.acquire(); sn.err != nil {
-		return sn
+		return sn, false
 	}
 	g := sn.g
+	absorbs := g.absorbs.Load()
 	turn := g.turn.Load()
 	published := g.published.Load()
 	sn.sweeps = g.sweeps.list()
 	it, err := g.db.NewIter(&pointOptions)
 	if err != nil {
 		sn.err = diskError("open iterator", err)
-		return sn
+		return sn, false
 	}
 	sn.it = it
 	if turn&1 == 0 && g.turn.Load() == turn {
 		sn.meta = *published
-		return sn
+		return sn, false
+	}
+	if g.absorbs.Load() != absorbs {
+		sn.Close()
+		return nil, true
 	}
 	// A batch was being committed meanwhile; the record among the data tells
 	// whether it is part of what the iterator sees.
@@ -61,7 +76,7 @@ func (s *Store) NewSnapshot() *Snapshot {
 	if more := g.sweeps.list(); len(more) > 0 {
 		sn.sweeps = append(sn.sweeps[:len(sn.sweeps):len(sn.sweeps)], more...)
 	}
-	return sn
+	return sn, false
 }
 
 // swept tells whether the index entry of key at rev belongs to a span that was

@@ -122,6 +122,9 @@ func (s *State) beginSplit(c *kvdpb.BeginSplit) *kvdpb.PlacementResult {
 		return reject(kvdpb.PlacementResult_INVALID, "%s is not strictly inside [%s, %s) of shard %d",
 			keyspace.Format(c.Key), keyspace.Format(parent.Start), keyspace.Format(parent.End), parent.Shard)
 	}
+	if refused := busyMerging(parent); refused != nil {
+		return refused
+	}
 	if r := changing(parent); r != nil {
 		return reject(kvdpb.PlacementResult_BUSY, "replica %d of shard %d is being added or removed", r.Replica, parent.Shard)
 	}

@@ -19,10 +19,15 @@ const (
 	Adding Operation = "add"
 	// Removing: a replica leaves. It only goes forward.
 	Removing Operation = "remove"
+	// Merging: it is merged with a neighbour.
+	Merging Operation = "merge"
 )
 
 // Doing tells what is under way with a shard.
 func Doing(m *Map, d *kvdpb.Descriptor) Operation {
+	if d.GetMerge() != nil {
+		return Merging
+	}
 	if r := changing(d); r != nil {
 		switch {
 		case r.Joining && r.Replaces != 0:
@@ -44,6 +49,15 @@ func (o Operation) Words(d *kvdpb.Descriptor, name func(member uint64) string) s
 	switch o {
 	case Splitting:
 		return "split: copying"
+	case Merging:
+		m := d.GetMerge()
+		phase := map[kvdpb.Merge_Phase]string{
+			kvdpb.Merge_COPYING: "copying", kvdpb.Merge_ABORTING: "giving up", kvdpb.Merge_SURRENDERED: "absorbing",
+		}[m.GetPhase()]
+		if m.GetLeft() == d.GetShard() {
+			return fmt.Sprintf("merge of shard %d into this one: %s", m.GetRight(), phase)
+		}
+		return fmt.Sprintf("merge into shard %d: %s", m.GetLeft(), phase)
 	case Moving:
 		from := "?"
 		if old := findReplica(d, r.Replaces); old != nil {

@@ -56,7 +56,7 @@ func (s *State) applyElastic(cmd *kvdpb.PlacementCommand) (res *kvdpb.PlacementR
 	case *kvdpb.PlacementCommand_SetClusterSettings:
 		res = s.setSettings(c.SetClusterSettings)
 	default:
-		return nil, false
+		return s.applyMerge(cmd)
 	}
 	return res, true
 }
@@ -67,7 +67,9 @@ func elasticCommand(cmd *kvdpb.PlacementCommand) bool {
 	case *kvdpb.PlacementCommand_AddMember, *kvdpb.PlacementCommand_PromoteMember, *kvdpb.PlacementCommand_RemoveMember,
 		*kvdpb.PlacementCommand_SetPeerUrls, *kvdpb.PlacementCommand_ForgetMember, *kvdpb.PlacementCommand_AddReplica,
 		*kvdpb.PlacementCommand_PromoteReplica, *kvdpb.PlacementCommand_RemoveReplica, *kvdpb.PlacementCommand_DropReplica,
-		*kvdpb.PlacementCommand_PreferOwner, *kvdpb.PlacementCommand_SetClusterSettings:
+		*kvdpb.PlacementCommand_PreferOwner, *kvdpb.PlacementCommand_SetClusterSettings,
+		*kvdpb.PlacementCommand_BeginMerge, *kvdpb.PlacementCommand_AbortMerge, *kvdpb.PlacementCommand_MergeAborted,
+		*kvdpb.PlacementCommand_MergeSurrendered, *kvdpb.PlacementCommand_MergeDone:
 		return true
 	}
 	return false

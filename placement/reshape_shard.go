@@ -22,7 +22,8 @@ import (
 //	                  hands over first.
 //	(not listed)      DropReplica applied: its member removes the data.
 //
-// One change of a shard is under way at a time, and none while a split of it is.
+// One change of a shard is under way at a time, and none while a split or a merge of
+// it is.
 
 // changing returns the replica whose change is under way; nil if none is.
 func changing(d *kvdpb.Descriptor) *kvdpb.Replica {
@@ -111,6 +112,9 @@ func (s *State) addReplica(c *kvdpb.AddReplica) *kvdpb.PlacementResult {
 	if s.splitting(d.Shard) {
 		return reject(kvdpb.PlacementResult_BUSY, "shard %d is being split", d.Shard)
 	}
+	if refused := busyMerging(d); refused != nil {
+		return refused
+	}
 	if slices.ContainsFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == c.Member }) {
 		return reject(kvdpb.PlacementResult_INVALID, "member %016x has a replica of shard %d already", c.Member, d.Shard)
 	}
@@ -172,6 +176,9 @@ func (s *State) removeReplica(c *kvdpb.RemoveReplica) *kvdpb.PlacementResult {
 	}
 	if s.splitting(d.Shard) {
 		return reject(kvdpb.PlacementResult_BUSY, "shard %d is being split", d.Shard)
+	}
+	if refused := busyMerging(d); refused != nil {
+		return refused
 	}
 	if !r.Joining && !slices.ContainsFunc(d.Replicas, func(o *kvdpb.Replica) bool { return o != r && !o.NonVoting }) {
 		return reject(kvdpb.PlacementResult_INVALID, "replica %d is the only one of shard %d", r.Replica, d.Shard)

@@ -26,6 +26,8 @@ const (
 	// defaultRepairAfter is in minutes. It is longer than a restart takes, a new
 	// machine included: what is rebuilt is copied for nothing if the member returns.
 	defaultRepairAfter = 30
+	defaultMergeBytes  = 16 << 20
+	defaultMaxMerges   = 2
 )
 
 // Bounds of the cluster's settings.
@@ -40,6 +42,8 @@ const (
 	maxSpreadCPU       = 100
 	maxRate            = 600
 	maxRepairAfter     = 7 * 24 * 60
+	minMergeBytes      = 1 << 20
+	maxMergeBytes      = 64 << 20
 )
 
 // Setting is one setting of the cluster, as people see and change it.
@@ -88,10 +92,16 @@ var settings = []setting{
 		func(c *kvdpb.ClusterSettings) **bool { return &c.SplitByLoad }),
 	number("split-writes", "the writes per second at which a shard is split", defaultSplitWrites, minSplitWrites, maxSplitWrites,
 		func(c *kvdpb.ClusterSettings) **uint64 { return &c.SplitWrites }, plain),
+	toggle("merge-small", "merge neighbours that have long been cold and together take no more than merge-bytes", false,
+		func(c *kvdpb.ClusterSettings) **bool { return &c.MergeSmall }),
+	number("merge-bytes", "the size up to which cold neighbours are merged, at most a quarter of split-bytes", defaultMergeBytes, minMergeBytes, maxMergeBytes,
+		func(c *kvdpb.ClusterSettings) **uint64 { return &c.MergeBytes }, size),
 	number("max-changes", "how many changes of replicas the scheduler has under way at once, for every eight members", defaultMaxChanges, 1, maxChangesSetting,
 		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxChanges }, plain),
 	number("max-splits-per-minute", "how many splits the scheduler begins in a minute", defaultMaxSplits, 1, maxRate,
 		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxSplitsPerMinute }, plain),
+	number("max-merges-per-minute", "how many merges the scheduler begins in a minute", defaultMaxMerges, 1, maxRate,
+		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxMergesPerMinute }, plain),
 	number("max-transfers-per-minute", "how many transfers of owners the scheduler begins in a minute", defaultMaxHandOver, 1, maxRate,
 		func(c *kvdpb.ClusterSettings) **uint32 { return &c.MaxTransfersPerMinute }, plain),
 }
@@ -249,5 +259,7 @@ func BalanceSettings(c *kvdpb.ClusterSettings) balance.Settings {
 		SplitBytes: int64(orDefault(c.SplitBytes, defaultSplitBytes)), SplitWrites: float64(orDefault(c.SplitWrites, defaultSplitWrites)),
 		SpreadCPU:    float64(orDefault(c.SpreadOwnersCpu, defaultSpreadCPU)) / 100,
 		SplitsPerMin: int(orDefault(c.MaxSplitsPerMinute, defaultMaxSplits)), HandOverPMin: int(orDefault(c.MaxTransfersPerMinute, defaultMaxHandOver)),
+		MergeSmall: orDefault(c.MergeSmall, false), MergeBytes: int64(orDefault(c.MergeBytes, defaultMergeBytes)),
+		MergesPerMin: int(orDefault(c.MaxMergesPerMinute, defaultMaxMerges)),
 	}
 }

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -365,7 +366,7 @@ func (s *State) check() error {
 		if _, ok := s.dead[id]; ok {
 			return fmt.Errorf("shard %d is dead and alive", id)
 		}
-		if err := s.checkSeeding(d); err != nil {
+		if err := errors.Join(s.checkSeeding(d), s.checkMerge(d)); err != nil {
 			return err
 		}
 	}
@@ -389,7 +390,7 @@ func (s *State) checkCheap() error {
 		if d == nil {
 			continue
 		}
-		if err := s.checkSeeding(d); err != nil {
+		if err := errors.Join(s.checkSeeding(d), s.checkMerge(d)); err != nil {
 			return err
 		}
 	}

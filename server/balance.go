@@ -102,6 +102,8 @@ func (b *balancer) words(d balance.Decision) string {
 	switch d.Kind {
 	case balance.Split:
 		return fmt.Sprintf("split shard %d at %s: %s", d.Shard, keyspace.Format(d.Key), d.Why)
+	case balance.Merge:
+		return fmt.Sprintf("merge shard %d into shard %d: %s", d.Right, d.Shard, d.Why)
 	case balance.HandOver:
 		return fmt.Sprintf("transfer shard %d to %s: %s", d.Shard, name(d.Member), d.Why)
 	}
@@ -109,6 +111,10 @@ func (b *balancer) words(d balance.Decision) string {
 }
 
 func (b *balancer) carryOut(ctx context.Context, d balance.Decision) error {
+	if d.Kind == balance.Merge {
+		_, err := operations{b.m}.Merge(ctx, d.Shard, d.Right, false)
+		return err
+	}
 	if d.Kind == balance.Split {
 		key, ok := keyspace.UserKey(d.Key)
 		if !ok {

@@ -137,7 +137,7 @@ func (o operations) Transfer(ctx context.Context, id, member uint64) error {
 // owns tells whether a member serves a shard.
 func (o operations) owns(ctx context.Context, id, member uint64) bool {
 	st, err := o.status(ctx, id, member)
-	return err == nil && st.OwnerMember == member && (st.Phase == string(shard.PhaseServing) || st.Phase == string(shard.PhaseSplitting))
+	return err == nil && st.OwnerMember == member && (st.Phase == string(shard.PhaseServing) || st.Phase == string(shard.PhaseSplitting) || st.Phase == string(shard.PhaseMerging))
 }
 
 // status asks a member, which may be this one, what its replica reports.
@@ -245,6 +245,9 @@ func (o operations) Cancel(ctx context.Context, id uint64) (what string, err err
 		}
 		_, err := o.update(ctx, prefer(id, 0))
 		return fmt.Sprintf("transfer to %s", o.name(to)), err
+	}
+	if doing == placement.Merging {
+		return what, o.cancelMerge(ctx, d)
 	}
 	i := slices.IndexFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Joining })
 	if i < 0 {

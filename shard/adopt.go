@@ -61,6 +61,10 @@ func (t *tenure) applied(b *command.Batch, rejection Rejection, index uint64) {
 func (t *tenure) adopt(old *tenure) {
 	n := 0
 	for _, b := range old.pipeline.take() {
+		if b.absorbs {
+			// Whoever wanted it finds out what became of it.
+			continue
+		}
 		if b.steps != nil {
 			// Whoever sent them asks again: a Prepare of the old latches is dead, and
 			// the rest is told by the new state.

@@ -43,6 +43,20 @@ const (
 	BadSplit
 	// NoSuchSplit: the split is done already, or never was.
 	NoSuchSplit
+	// Frozen: the shard is being merged away, and nothing of it changes.
+	Frozen
+	// MergePending: the shard takes part in a merge, or the copy for it is whole already.
+	MergePending
+	// MergeOver: the attempt to merge is over.
+	MergeOver
+	// NoSuchMerge: the shard is not at that point of that attempt.
+	NoSuchMerge
+	// BadMerge: what is to be absorbed does not fit the shard.
+	BadMerge
+	// Unsettled: a transaction over several shards is not settled here.
+	Unsettled
+	// Surrendered: the shard has given its keys up for ever.
+	Surrendered
 )
 
 func (r Rejection) String() string {
@@ -61,6 +75,20 @@ func (r Rejection) String() string {
 		return "split does not fit the shard"
 	case NoSuchSplit:
 		return "no such split"
+	case Frozen:
+		return "the shard is frozen"
+	case MergePending:
+		return "a merge is pending"
+	case MergeOver:
+		return "the attempt to merge is over"
+	case NoSuchMerge:
+		return "no such merge"
+	case BadMerge:
+		return "merge does not fit the shard"
+	case Unsettled:
+		return "a transaction is not settled"
+	case Surrendered:
+		return "the shard has surrendered"
 	}
 	if r < NotInitialized {
 		return ownership.Rejection(r).String()
@@ -80,6 +108,12 @@ func (s *state) check(c *kvdpb.ShardCommand) Rejection {
 	}
 	if !s.initialized {
 		return NotInitialized
+	}
+	if s.frozenOut(c) {
+		return Frozen
+	}
+	if r, ok := s.checkMerge(c); ok {
+		return r
 	}
 	switch cmd := c.GetCommand().(type) {
 	case *kvdpb.ShardCommand_Claim:
@@ -140,6 +174,9 @@ func (s *state) checkSplit(c *kvdpb.ShardSplit) Rejection {
 	if s.pending != nil {
 		return SplitPending
 	}
+	if s.absorbing != nil {
+		return MergePending
+	}
 	child := c.GetChild()
 	if child.GetShard() == 0 || child.GetShard() == s.desc.GetShard() ||
 		bytes.Compare(child.GetStart(), s.span.Start) <= 0 ||
@@ -155,6 +192,9 @@ func (s *state) checkSplit(c *kvdpb.ShardSplit) Rejection {
 func (s *state) checkWrites(b *command.Batch) Rejection {
 	if !s.initialized {
 		return NotInitialized
+	}
+	if s.frozen != nil {
+		return Frozen
 	}
 	if r := s.ownership.CheckWrite(b.Epoch, b.Seq); r != ownership.None {
 		return Rejection(r)
@@ -198,6 +238,8 @@ func (s *state) apply(c *kvdpb.ShardCommand) (direct bool) {
 		s.pending, s.pendingRevision = nil, 0
 	case *kvdpb.ShardCommand_Leases:
 		s.leaseSeq++
+	default:
+		s.applyMerge(c)
 	}
 	return direct
 }

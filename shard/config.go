@@ -47,6 +47,9 @@ type Config struct {
 	// are called from the apply goroutine and must not block.
 	OnPending   func(parent uint64, child *kvdpb.Descriptor)
 	OnSplitDone func(parent, child uint64)
+	// OnMerge is called when a step of a merge applied here, from the apply
+	// goroutine. It must not block.
+	OnMerge func(shard uint64)
 
 	// Leases is the rest of the cluster as client leases need it; nil where there
 	// are none.
@@ -116,6 +119,9 @@ func (c *Config) fill() error {
 	if c.OnSplitDone == nil {
 		c.OnSplitDone = func(uint64, uint64) {}
 	}
+	if c.OnMerge == nil {
+		c.OnMerge = func(uint64) {}
+	}
 	if c.OnOwner == nil {
 		c.OnOwner = func(uint64) {}
 	}
@@ -164,4 +170,5 @@ func (noSink) Opened(uint64, *kvdpb.Descriptor, uint64, int64)                  
 func (noSink) Applied(uint64, uint64, []Event)                                   {}
 func (noSink) Restored(uint64, *kvdpb.Descriptor, uint64, int64)                 {}
 func (noSink) Split(_ *kvdpb.Descriptor, _ *kvdpb.Descriptor, _ uint64, _ int64) {}
+func (noSink) Absorbed(*kvdpb.Descriptor, uint64, int64)                         {}
 func (noSink) Closed(uint64)                                                     {}

@@ -27,7 +27,7 @@
 // has its fate decided by the log: adopt.go. A linearizable read passes through
 // the steps of type read; the argument for the one reading of the sequencer's
 // clock that it needs is there. Resolve is the same for the whole shard. A split
-// is in split.go.
+// is in split.go, a merge of neighbours in mergestate.go.
 //
 // # What it promises
 //

@@ -163,7 +163,16 @@ func (r *Replica) claim(ctx context.Context, o ownership.State) error {
 // waitOut waits until no lease of an earlier owner can hold any more, and logs
 // Serving.
 func (r *Replica) waitOut(ctx context.Context, t *tenure) error {
-	wait := ownership.NewWaitOut(t.mustWait)
+	if !r.probeOut(ctx, t, ownership.NewWaitOut(t.mustWait)) {
+		return nil
+	}
+	return r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Serving{
+		Serving: &kvdpb.Serving{Epoch: t.epoch}}})
+}
+
+// probeOut asks the sequencer until a wait-out is over; false if the tenure or ctx is
+// before.
+func (r *Replica) probeOut(ctx context.Context, t *tenure, wait *ownership.WaitOut) bool {
 	var began ownership.Stamp
 	for !wait.Ready() && ctx.Err() == nil && !t.over() {
 		attempt, cancel := context.WithTimeout(ctx, probePatience)
@@ -185,11 +194,7 @@ func (r *Replica) waitOut(ctx context.Context, t *tenure) error {
 		}
 		pause(ctx, delay)
 	}
-	if !wait.Ready() || t.over() {
-		return nil
-	}
-	return r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Serving{
-		Serving: &kvdpb.Serving{Epoch: t.epoch}}})
+	return wait.Ready() && !t.over()
 }
 
 // propose puts a command other than writes into the log and waits until it is

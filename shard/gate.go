@@ -15,6 +15,11 @@ const gateAfter = 10 * time.Millisecond
 func (p *pipeline) gate(pass func()) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.mu.absorb != nil && !p.mu.stopped {
+		// It gets its turn once what is prepared is decided.
+		p.mu.gated = append(p.mu.gated, pass)
+		return true
+	}
 	if p.mu.stopped || len(p.mu.held) == 0 || len(p.mu.queue) == 0 {
 		return false
 	}

@@ -305,6 +305,9 @@ func (m *machine) applyOther(e *multiraft.Entry) error {
 			m.noteRejection(rejection, x.GetEpoch())
 			m.tellTransactions(x, rejection, e.Index)
 		}
+		if x := c.GetAbsorb(); x != nil {
+			m.tellAbsorb(x, rejection, e.Index)
+		}
 		m.r.cfg.Sink.Applied(m.r.cfg.Shard, e.Index, nil)
 		return nil
 	}
@@ -376,6 +379,12 @@ func (m *machine) stage(staged *mvcc.Batch, c *kvdpb.ShardCommand) error {
 		return stageLeases(staged, cmd.Leases)
 	case *kvdpb.ShardCommand_Compact:
 		staged.SetCompactRevision(cmd.Compact.GetRevision())
+	case *kvdpb.ShardCommand_AbsorbChunk:
+		return m.stageChunk(staged, cmd.AbsorbChunk)
+	case *kvdpb.ShardCommand_AbsorbDiscard:
+		return m.dropChunks(staged)
+	case *kvdpb.ShardCommand_Absorb:
+		return m.stageAbsorb(staged)
 	}
 	return nil
 }
@@ -407,6 +416,8 @@ func (m *machine) announce(c *kvdpb.ShardCommand, before *state, direct bool, in
 		r.cfg.OnPending(r.cfg.Shard, m.pending)
 	case *kvdpb.ShardCommand_SplitDone:
 		r.cfg.OnSplitDone(r.cfg.Shard, before.pending.GetShard())
+	default:
+		m.announceMerge(c, index)
 	}
 	r.cfg.Sink.Applied(r.cfg.Shard, index, nil)
 }

@@ -158,6 +158,10 @@ func (p *part) setSpans(spans []*kvdpb.KeySpan, leases []int64) {
 // doPart serves a step of a transaction over several shards.
 func (t *tenure) doPart(req *Request) {
 	x := &t.parts
+	if t.frozen.Load() {
+		req.Done(nil, ErrSpanMoving)
+		return
+	}
 	if n := len(req.Part.GetTxn()); n == 0 || n > maxTxnID {
 		req.Done(nil, rpctypes.ErrGRPCInvalidClientAPIVersion)
 		return

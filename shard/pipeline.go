@@ -47,6 +47,9 @@ import (
 //     a revision, because the transaction's own may still be smaller. Transactions
 //     that come while it has been held for long wait for it (gate).
 //
+//   - The entry that absorbs a neighbour (Absorb) is such a step, with a turn of its
+//     own: when nothing is held.
+//
 // Tried and dropped: letting the caller that finds the pipeline idle propose on
 // its own goroutine. It saves a hop for a lone client, and halves the batches of
 // many.
@@ -69,6 +72,8 @@ type pipeline struct {
 		held      []uint64
 		heldSince time.Time
 		gated     []func()
+		// absorb is set once the right neighbour is to be absorbed.
+		absorb *absorption
 		// stopped: nothing is taken from the queue any more. handed: what was in
 		// flight has been taken over by another tenure, or is dead.
 		stopped, handed bool
@@ -90,7 +95,9 @@ type batch struct {
 	ticket, seq uint64
 	writes      []*write
 	steps       []txnStep
-	cmd         []byte
+	// absorbs: it is an Absorb.
+	absorbs bool
+	cmd     []byte
 	// proposal is nil when the batch has to be proposed (again).
 	proposal Proposal
 }
@@ -169,7 +176,7 @@ func (p *pipeline) readyLocked() bool {
 	switch n := len(p.mu.inflight); {
 	case p.mu.stopped:
 		return false
-	case len(p.mu.steps) > 0:
+	case p.absorbsLocked() || len(p.mu.steps) > 0:
 		return true
 	case len(p.mu.queue) == 0 || len(p.mu.held) > 0:
 		return false

@@ -14,6 +14,9 @@ func (p *pipeline) send() error {
 	for {
 		b := p.unproposed()
 		if b == nil {
+			b = p.launchAbsorb()
+		}
+		if b == nil {
 			b = p.launchSteps()
 		}
 		if b == nil {

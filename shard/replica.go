@@ -151,6 +151,8 @@ const (
 	PhaseWaiting   Phase = "waiting"
 	PhaseServing   Phase = "serving"
 	PhaseSplitting Phase = "splitting"
+	// PhaseMerging: the shard is frozen, its keys go to its left neighbour.
+	PhaseMerging Phase = "merging"
 	// PhaseUnfed: the replica joined and was fed from a log that does not hold all
 	// of the shard's data. It must be replaced.
 	PhaseUnfed Phase = "unfed"
@@ -160,6 +162,8 @@ const (
 func (r *Replica) Phase() Phase {
 	t := r.tenure.Load()
 	switch {
+	case t != nil && t.serves() && t.frozen.Load():
+		return PhaseMerging
 	case t != nil && t.serves():
 		if r.view.Load().pending != nil || t.moving.Load() {
 			return PhaseSplitting

@@ -19,6 +19,10 @@ func (r *Replica) Resolve(ctx context.Context, rev int64) (Resolved, error) {
 	if t == nil || !t.serves() {
 		return Resolved{}, r.notOwner()
 	}
+	if t.frozen.Load() {
+		// Its left neighbour may write its keys by now.
+		return Resolved{}, ErrSpanMoving
+	}
 	type answer struct {
 		resolved Resolved
 		err      error
@@ -36,8 +40,12 @@ func (r *Replica) Resolve(ctx context.Context, rev int64) (Resolved, error) {
 			v := r.view.Load()
 			span := *t.served.Load()
 			applied := r.applied.Load()
-			if !ok || !t.serves() {
+			switch {
+			case !ok || !t.serves():
 				answers <- answer{err: r.notOwner()}
+				return
+			case t.frozen.Load():
+				answers <- answer{err: ErrSpanMoving}
 				return
 			}
 			answers <- answer{resolved: Resolved{

@@ -39,6 +39,11 @@ type Sink interface {
 	// every event of the child's span up to revision has been handed over, and
 	// later ones come from the child.
 	Split(parent, child *kvdpb.Descriptor, applied uint64, revision int64)
+	// Absorbed says that from index applied on the shard, whose descriptor is desc,
+	// holds the keys of its former right neighbour too. Every event of both up to
+	// revision is in its store; those of the neighbour were handed over for that, as
+	// far as they were.
+	Absorbed(desc *kvdpb.Descriptor, applied uint64, revision int64)
 	// Closed ends the calls for a shard.
 	Closed(shard uint64)
 }

@@ -84,7 +84,8 @@ func (t *tenure) freeze(c *kvdpb.ShardSplit, right keyspace.Span) error {
 	defer t.freezing.Unlock()
 	v := t.r.view.Load()
 	served := *t.served.Load()
-	s := state{ownership: v.ownership, desc: v.desc, span: v.span, pending: v.pending, initialized: true}
+	s := state{ownership: v.ownership, desc: v.desc, span: v.span, pending: v.pending, initialized: true,
+		frozen: v.frozen, absorbing: v.absorbing}
 	switch rejection := s.checkSplit(c); {
 	case rejection != Accepted:
 		return &RejectedError{Rejection: rejection}

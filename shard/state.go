@@ -43,6 +43,11 @@ type state struct {
 	txns         txnTable
 	// leaseSeq is the place of the epoch's next decision about leases.
 	leaseSeq uint64
+	// frozen is set in the right shard of a merge, absorbing in the left one.
+	// mergeFloor is the largest attempt to merge that is over here.
+	frozen     *kvdpb.ShardFrozen
+	absorbing  *kvdpb.ShardAbsorbing
+	mergeFloor uint64
 }
 
 // spanOf returns the keys that a descriptor names.
@@ -62,6 +67,9 @@ func (s *state) record() ([]byte, error) {
 		Pending:         s.pending,
 		PendingRevision: s.pendingRevision,
 		LeaseSeq:        s.leaseSeq,
+		Frozen:          s.frozen,
+		Absorbing:       s.absorbing,
+		MergeFloor:      s.mergeFloor,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode shard state: %w", err)
@@ -90,6 +98,7 @@ func (s *state) load(record, progress []byte) error {
 	s.pendingRevision = m.GetPendingRevision()
 	s.initialized = m.GetInitialized()
 	s.leaseSeq = m.GetLeaseSeq()
+	s.frozen, s.absorbing, s.mergeFloor = m.GetFrozen(), m.GetAbsorbing(), m.GetMergeFloor()
 	if progress == nil {
 		return nil
 	}

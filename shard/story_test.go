@@ -33,9 +33,18 @@ func TestStories(t *testing.T) {
 			if !ok {
 				d.Fatalf(t, "unknown command %s", d.Cmd)
 			}
+			if s.right != nil {
+				s.right.t, s.right.d = t, d
+			}
+			if d.HasArg("right") {
+				return f(s.right)
+			}
 			return f(s)
 		})
 		s.g.close()
+		if s.right != nil {
+			s.right.g.close()
+		}
 	})
 }
 
@@ -49,6 +58,9 @@ type story struct {
 	late     []fakeEntry
 	clock    *storyClock
 	leases   []*storyLeases
+	// right is the story of the right neighbour, where there is one. Commands are about
+	// it if they say so.
+	right *story
 }
 
 type storyRequest struct {
@@ -63,14 +75,13 @@ var storyCommands = map[string]func(*story) string{
 		limits := Limits{}
 		s.scan("nodes", &n)
 		s.scan("batch", &limits.BatchWrites)
-		s.g = newFakeGroup(s.t)
-		for range n {
-			sink, leases := &recordingSink{}, &storyLeases{}
-			s.sinks, s.leases = append(s.sinks, sink), append(s.leases, leases)
-			leases.n = s.g.addNode(s.seq, func(c *Config) {
-				c.Sink, c.Limits, c.Leases, c.now = sink, limits, leases, s.clock.now
-			})
+		if !s.d.HasArg("neighbours") {
+			s.cluster(n, limits, wholeShard())
+			return ""
 		}
+		s.right = &story{t: s.t, d: s.d, seq: s.seq, requests: s.requests, clock: s.clock}
+		s.cluster(n, limits, leftShard())
+		s.right.cluster(n, limits, rightShard())
 		return ""
 	},
 	"lead": func(s *story) string {
@@ -218,6 +229,18 @@ var storyCommands = map[string]func(*story) string{
 	"alarms": func(s *story) string {
 		return fmt.Sprintf("%d\n", s.node().replica.Stats().RevisionAlarms)
 	},
+}
+
+func (s *story) cluster(n int, limits Limits, desc *kvdpb.Descriptor) {
+	s.g = newFakeGroup(s.t)
+	for range n {
+		sink, leases := &recordingSink{}, &storyLeases{}
+		s.sinks, s.leases = append(s.sinks, sink), append(s.leases, leases)
+		leases.n = s.g.addNode(s.seq, func(c *Config) {
+			c.Sink, c.Limits, c.Leases, c.now = sink, limits, leases, s.clock.now
+			c.Shard, c.Descriptor = desc.Shard, desc
+		})
+	}
 }
 
 func (s *story) scan(name string, v any) { s.d.MaybeScanArgs(s.t, name, v) }
@@ -501,6 +524,8 @@ func describeCommand(s *state, cmd []byte) string {
 		return describeTransactions(s, k.Transactions, rejection == Accepted) + rejected(rejection)
 	case *kvdpb.ShardCommand_Leases:
 		what = describeLeases(k.Leases)
+	default:
+		what = describeMerge(&c)
 	}
 	if rejection == Accepted {
 		s.apply(&c)
@@ -655,6 +680,11 @@ func (s *recordingSink) Restored(_ uint64, d *kvdpb.Descriptor, applied uint64, 
 
 func (s *recordingSink) Split(parent, child *kvdpb.Descriptor, applied uint64, revision int64) {
 	s.note("split at index %d, revision %d: %v, %v\n", applied, revision, spanOf(parent), spanOf(child))
+}
+
+func (s *recordingSink) Absorbed(d *kvdpb.Descriptor, applied uint64, revision int64) {
+	s.note("absorbed at index %d, revision %d: %v\n", applied, revision, spanOf(d))
+	s.heard(applied)
 }
 
 func (s *recordingSink) Closed(uint64) { s.note("closed\n") }

@@ -29,6 +29,8 @@ type tenure struct {
 	phase atomic.Int32
 	// served is what the tenure serves of the shard's span. It only shrinks.
 	served atomic.Pointer[keyspace.Span]
+	// frozen: the shard is being merged away, and nothing of it is served.
+	frozen atomic.Bool
 	// moving is true from a split's freeze until it applied; freezing makes
 	// freezes exclude each other.
 	moving   atomic.Bool
@@ -69,6 +71,10 @@ func newTenure(r *Replica, o ownership.State) *tenure {
 		heads:    newHeads(r.cfg.Limits.Heads),
 	}
 	span := r.fsm.span
+	if r.fsm.frozen != nil {
+		t.frozen.Store(true)
+		span = nothingOf(span)
+	}
 	t.served.Store(&span)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.windows.t = t

@@ -17,6 +17,9 @@ type view struct {
 	span        keyspace.Span
 	pending     *kvdpb.Descriptor
 	initialized bool
+	frozen      *kvdpb.ShardFrozen
+	absorbing   *kvdpb.ShardAbsorbing
+	mergeFloor  uint64
 }
 
 func (s *state) view(index uint64) *view {
@@ -27,6 +30,9 @@ func (s *state) view(index uint64) *view {
 		span:        s.span,
 		pending:     s.pending,
 		initialized: s.initialized,
+		frozen:      s.frozen,
+		absorbing:   s.absorbing,
+		mergeFloor:  s.mergeFloor,
 	}
 }
 

@@ -248,6 +248,31 @@ func (h *Hub) Split(parent, child *kvdpb.Descriptor, applied uint64, revision in
 	src.mu.Unlock()
 }
 
+// Absorbed implements shard.Sink. The keys that came go on from where their former
+// shard had got to; what that had not handed over is read from the store.
+func (h *Hub) Absorbed(desc *kvdpb.Descriptor, applied uint64, revision int64) {
+	h.saw(revision)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	src := h.mu.locals[desc.Shard]
+	if src == nil {
+		return
+	}
+	src.mu.Lock()
+	for _, seg := range src.mu.segments {
+		// Nothing of the shard's own keys is missing up to revision: its owner had
+		// asked for none beyond what was applied, and asks for larger ones from now on.
+		seg.credit(revision)
+	}
+	src.mu.generation, src.mu.span = desc.Generation, spanOf(desc)
+	src.mu.last = max(src.mu.last, revision)
+	src.mu.Unlock()
+	h.rebuildLocked()
+	src.mu.Lock()
+	src.reachLocked(applied)
+	src.mu.Unlock()
+}
+
 // Closed implements shard.Sink.
 func (h *Hub) Closed(id uint64) {
 	h.mu.Lock()

@@ -391,7 +391,11 @@ func (tw *twin) answer() {
 	}
 	r := tw.w.open[rapid.IntRange(0, len(tw.w.open)-1).Draw(tw.t, "round")]
 	for _, id := range r.shards {
-		switch rapid.IntRange(0, 6).Draw(tw.t, "answer") {
+		what := rapid.IntRange(0, 6).Draw(tw.t, "answer")
+		if tw.w.shards[id].dead {
+			what = min(what, 1)
+		}
+		switch what {
 		case 0:
 		case 1:
 			for _, s := range tw.stale {
@@ -451,6 +455,12 @@ func TestHubAgainstTwin(t *testing.T) {
 				if s := tw.w.ownerOf(k); string(s.desc.Start) != string(keyspace.User([]byte(k))) && tw.child < 16 && len(s.pending) == 0 {
 					tw.child++
 					tw.w.split(k, tw.child)
+				}
+			},
+			"merge": func(t *rapid.T) {
+				tw.t = t
+				if rapid.Bool().Draw(t, "merge") {
+					tw.w.merge(tw.key())
 				}
 			},
 			"commit": func(t *rapid.T) {
@@ -528,7 +538,9 @@ func TestHubAgainstTwin(t *testing.T) {
 			"answer2": func(t *rapid.T) { tw.t = t; tw.answer() },
 			"remember": func(t *rapid.T) {
 				tw.t = t
-				tw.stale = append(tw.stale, tw.w.resolved(tw.anyShard()))
+				if id := tw.anyShard(); !tw.w.shards[id].dead {
+					tw.stale = append(tw.stale, tw.w.resolved(id))
+				}
 			},
 			"": func(t *rapid.T) { tw.t = t; tw.step() },
 		})
@@ -543,6 +555,13 @@ func (tw *twin) heal() {
 		s := tw.w.shards[id]
 		s.broken = false
 		tw.w.commit(id, len(s.pending))
+		if s.dead {
+			if s.opened {
+				s.opened = false
+				tw.w.hub.Closed(id)
+			}
+			continue
+		}
 		if !s.opened {
 			tw.w.openReplica(id, s.applied)
 		}
@@ -557,7 +576,9 @@ func (tw *twin) heal() {
 		for len(tw.w.open) > 0 {
 			r := tw.w.open[0]
 			for _, id := range r.shards {
-				r.answer(tw.w.resolved(id))
+				if !tw.w.shards[id].dead {
+					r.answer(tw.w.resolved(id))
+				}
 			}
 			tw.w.endRound(r)
 			tw.step()
@@ -579,7 +600,9 @@ func (tw *twin) heal() {
 		for len(tw.w.open) > 0 {
 			r := tw.w.open[0]
 			for _, id := range r.shards {
-				r.answer(tw.w.resolved(id))
+				if !tw.w.shards[id].dead {
+					r.answer(tw.w.resolved(id))
+				}
 			}
 			tw.w.endRound(r)
 			tw.step()

@@ -31,6 +31,11 @@ type logEntry struct {
 	changes []change
 	// child is set in a split.
 	child, parent *kvdpb.Descriptor
+	// whole is set where the right neighbour is absorbed, absorbed is its history.
+	whole    *kvdpb.Descriptor
+	absorbed []change
+	// before is the descriptor that a split or a merge changed.
+	before *kvdpb.Descriptor
 }
 
 // world is a member with a hub, and around it the shards of a cluster as they
@@ -65,6 +70,8 @@ type simShard struct {
 	// pending are writes that have their revision but are not in the log yet, in
 	// the order of revisions.
 	pending []logEntry
+	// dead: its left neighbour has absorbed it. Its owner says nothing any more.
+	dead bool
 
 	// The local replica.
 	opened  bool
@@ -119,6 +126,9 @@ func (w *world) Resolve(ctx context.Context, rev int64, shards []uint64, answer 
 // TryResolve implements TryResolver.
 func (w *world) TryResolve(rev int64, shards []uint64, answer func(shard.Resolved)) {
 	for _, id := range shards {
+		if w.shards[id].dead {
+			continue
+		}
 		if r := w.resolved(id); w.owner && w.shards[id].opened && r.Revision >= rev {
 			answer(r)
 		}
@@ -235,30 +245,12 @@ func (w *world) openReplica(id uint64, applied uint64) {
 
 // descAt returns the descriptor as of a raft index.
 func (s *simShard) descAt(applied uint64) *kvdpb.Descriptor {
-	for i := len(s.log) - 1; i >= int(applied); i-- {
-		if s.log[i].child != nil {
-			// Before that split the range reached to the end of the child.
-			d := &kvdpb.Descriptor{Shard: s.desc.Shard, Start: s.desc.Start, End: s.log[i].child.End, Generation: s.log[i].parent.Generation - 1}
-			if before := s.descAt2(i, applied); before != nil {
-				return before
-			}
-			return d
+	for _, e := range s.log[applied:] {
+		if e.before != nil {
+			return e.before
 		}
 	}
 	return s.desc
-}
-
-// descAt2 looks for an earlier split that is not applied either.
-func (s *simShard) descAt2(before int, applied uint64) *kvdpb.Descriptor {
-	for i := before - 1; i >= int(applied); i-- {
-		if s.log[i].child != nil {
-			if d := s.descAt2(i, applied); d != nil {
-				return d
-			}
-			return &kvdpb.Descriptor{Shard: s.desc.Shard, Start: s.desc.Start, End: s.log[i].child.End, Generation: s.log[i].parent.Generation - 1}
-		}
-	}
-	return nil
 }
 
 // lastAt returns the largest revision applied at a raft index.
@@ -269,6 +261,9 @@ func (s *simShard) lastAt(applied uint64) int64 {
 	}
 	for _, e := range s.log[:applied] {
 		for _, c := range e.changes {
+			last = max(last, c.rev)
+		}
+		for _, c := range e.absorbed {
 			last = max(last, c.rev)
 		}
 	}
@@ -331,7 +326,7 @@ func (w *world) commit(id uint64, n int) {
 
 func (w *world) ownerOf(key string) *simShard {
 	for _, s := range w.shards {
-		if spanOf(s.desc).Contains(keyspace.User([]byte(key))) {
+		if !s.dead && spanOf(s.desc).Contains(keyspace.User([]byte(key))) {
 			return s
 		}
 	}
@@ -345,7 +340,7 @@ func (w *world) split(key string, child uint64) {
 	k := keyspace.User([]byte(key))
 	c := &kvdpb.Descriptor{Shard: child, Start: k, End: s.desc.End, Generation: g, Parent: s.desc.Shard}
 	p := &kvdpb.Descriptor{Shard: s.desc.Shard, Start: s.desc.Start, End: k, Generation: g}
-	s.log = append(s.log, logEntry{child: c, parent: p})
+	s.log = append(s.log, logEntry{child: c, parent: p, before: s.desc})
 	s.desc = p
 	cs := &simShard{desc: c}
 	for _, h := range s.history(len(s.log)) {
@@ -356,12 +351,44 @@ func (w *world) split(key string, child uint64) {
 	w.shards[child] = cs
 }
 
+// merge makes the shard that holds key part of its left neighbour, if there is one
+// and nothing is under way in either.
+func (w *world) merge(key string) {
+	right := w.ownerOf(key)
+	for _, left := range w.shards {
+		if left.dead || string(left.desc.End) != string(right.desc.Start) || len(left.pending)+len(right.pending) > 0 {
+			continue
+		}
+		whole := &kvdpb.Descriptor{Shard: left.desc.Shard, Start: left.desc.Start, End: right.desc.End,
+			Generation: max(left.desc.Generation, right.desc.Generation) + 1}
+		// What was split off once is still in the left one's log here; it came back with
+		// the rest.
+		known := map[string]bool{}
+		name := func(c change) string { return fmt.Sprint(c.rev, "/", c.sub, "/", string(c.kv.Key)) }
+		for _, c := range left.history(len(left.log)) {
+			known[name(c)] = true
+		}
+		var absorbed []change
+		for _, c := range right.history(len(right.log)) {
+			if !known[name(c)] {
+				absorbed = append(absorbed, c)
+			}
+		}
+		left.log = append(left.log, logEntry{whole: whole, absorbed: absorbed, before: left.desc})
+		left.desc, right.dead = whole, true
+		return
+	}
+}
+
 // history returns all changes up to a raft index.
 func (s *simShard) history(applied int) []change {
 	out := append([]change(nil), s.base...)
 	for _, e := range s.log[:applied] {
-		out = append(out, e.changes...)
+		out = append(append(out, e.changes...), e.absorbed...)
 	}
+	sort.SliceStable(out, func(i, j int) bool {
+		return out[i].rev < out[j].rev || out[i].rev == out[j].rev && out[i].sub < out[j].sub
+	})
 	return out
 }
 
@@ -385,6 +412,10 @@ func (w *world) apply(id uint64, n int) {
 		s.applied++
 		if e.child != nil {
 			w.hub.Split(e.parent, e.child, s.applied, s.lastAt(s.applied))
+			continue
+		}
+		if e.whole != nil {
+			w.hub.Absorbed(e.whole, s.applied, s.lastAt(s.applied))
 			continue
 		}
 		w.hub.Applied(id, s.applied, e.events())

@@ -102,12 +102,49 @@ crash; shard list shows how far it is, and shard cancel takes it back until the 
 	return move
 }
 
+func newShardMergeCommand(global *command.GlobalFlags) *cobra.Command {
+	var noWait bool
+	merge := &cobra.Command{
+		Use:   "merge <shard-id> [<right-shard-id>]",
+		Short: "Merges a shard with its right neighbour",
+		Long: `Gives the keys of a shard's right neighbour to the shard, with their history and leases. The shard keeps its id; that of
+the neighbour is never used again. Requests of the neighbour's keys wait meanwhile; none fails. Both must have replicas on the same members, and
+the neighbour no more than 64 MiB with its history. With the id of the right neighbour nothing is done unless it is that.
+
+The merge goes on when this command is interrupted, and when members crash; shard list shows how far it is, and shard
+cancel takes it back until the neighbour has given its keys up.`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ids := []uint64{0, 0}
+			for i, text := range args {
+				id, err := shardID(text)
+				if err != nil {
+					return err
+				}
+				ids[i] = id
+			}
+			if !cmd.Flags().Changed("command-timeout") {
+				global.CommandTimeOut = splitTimeout
+			}
+			return withAdmin(cmd, global, func(ctx context.Context, admin kvdpb.ShardAdminClient, show display) error {
+				response, err := admin.Merge(ctx, &kvdpb.ShardMergeRequest{Id: ids[0], RightId: ids[1], NoWait: noWait})
+				if err != nil {
+					return err
+				}
+				return show(cmd.OutOrStdout(), []*kvdpb.ShardInfo{response.Shard})
+			})
+		},
+	}
+	merge.Flags().BoolVar(&noWait, "no-wait", false, "return once the merge has begun")
+	return merge
+}
+
 func newShardCancelCommand(global *command.GlobalFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cancel <shard-id>",
-		Short: "Cancels the move or transfer of a shard that is under way",
+		Short: "Cancels the move, transfer or merge of a shard that is under way",
 		Long: `Takes back what is under way with a shard: a move, or a new replica, until that votes; a transfer until the new owner
-serves. A split, and what has passed that point, only goes forward.`,
+serves; a merge until the right shard has given its keys up. A split, and what has passed that point, only goes forward.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := shardID(args[0])

@@ -42,8 +42,9 @@ type Observation struct {
 	Now       time.Duration
 	Sequencer uint64
 	Members   []Member
-	Shards    []Shard
-	Settings  Settings
+	// Shards are in the order of their keys.
+	Shards   []Shard
+	Settings Settings
 }
 
 // Settings are those of the cluster that matter here.
@@ -54,6 +55,10 @@ type Settings struct {
 	// SpreadCPU is a share, 0 to 1.
 	SpreadCPU                  float64
 	SplitsPerMin, HandOverPMin int
+	// MergeSmall: cold neighbours that together take no more than MergeBytes are merged.
+	MergeSmall   bool
+	MergeBytes   int64
+	MergesPerMin int
 }
 
 // Kind is what is decided.
@@ -64,6 +69,8 @@ const (
 	HandOver Kind = "transfer"
 	// Forget takes a preference back that was decided here.
 	Forget Kind = "forget"
+	// Merge gives a shard the keys of its right neighbour.
+	Merge Kind = "merge"
 )
 
 // Decision is one thing to do.
@@ -74,6 +81,8 @@ type Decision struct {
 	Key []byte
 	// Member is who shall own the shard.
 	Member uint64
+	// Right is the shard that is absorbed.
+	Right uint64
 	// Why is for people.
 	Why string
 }
@@ -111,11 +120,14 @@ const (
 // Balancer remembers what must last, and what was done lately.
 type Balancer struct {
 	// seen are the shards of the last look; nil before the first.
-	seen     map[uint64]bool
-	hot      map[uint64]time.Duration
-	rest     map[uint64]time.Duration
-	splits   []time.Duration
-	handed   []time.Duration
+	seen   map[uint64]bool
+	hot    map[uint64]time.Duration
+	rest   map[uint64]time.Duration
+	splits []time.Duration
+	handed []time.Duration
+	// cold is since when shards are, merges when some were begun.
+	cold     map[uint64]time.Duration
+	merges   []time.Duration
 	strained *time.Duration
 	relaxed  *time.Duration
 	// uneven is since when loads differ, spreads tells that owners are being spread
@@ -134,10 +146,10 @@ func (b *Balancer) Decide(o Observation) []Decision {
 	b.remember(o)
 	var decisions []Decision
 	done := map[uint64]bool{}
-	for _, decide := range []func(Observation) []Decision{b.split, b.owners} {
+	for _, decide := range []func(Observation) []Decision{b.split, b.merge, b.owners} {
 		for _, d := range decide(o) {
-			if !done[d.Shard] {
-				done[d.Shard] = true
+			if !done[d.Shard] && !done[d.Right] {
+				done[d.Shard], done[d.Right] = true, d.Right != 0
 				b.rest[d.Shard] = o.Now
 				decisions = append(decisions, d)
 			}
@@ -173,6 +185,8 @@ func (b *Balancer) remember(o Observation) {
 	b.seen, b.hot, b.rest = seen, hot, rest
 	old := func(at time.Duration) bool { return o.Now-at >= time.Minute }
 	b.splits, b.handed = slices.DeleteFunc(b.splits, old), slices.DeleteFunc(b.handed, old)
+	b.merges = slices.DeleteFunc(b.merges, old)
+	b.noteCold(o)
 
 	cpu := cpuOf(o, o.Sequencer)
 	note(&b.strained, o.Now, cpu >= o.Settings.SpreadCPU)

@@ -64,6 +64,9 @@ func (c *cluster) carryOut(d Decision) {
 			child.ID = c.nextShard
 			c.nextShard++
 			c.Shards = append(c.Shards, child)
+		case Merge:
+			s.Bytes += c.Shards[i+1].Bytes
+			c.Shards = append(c.Shards[:i+1], c.Shards[i+2:]...)
 		case HandOver:
 			s.Owner, s.Preferred, s.Automatic = d.Member, d.Member, true
 		case Forget:

@@ -535,6 +535,60 @@ func (x *ShardSplitRequest) GetKey() []byte {
 	return nil
 }
 
+type ShardMergeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// shard has the keys of both; of a merge that was not waited for, it is the left one as it was.
+	Shard *ShardInfo `protobuf:"bytes,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// absorbed_id is the shard that was, or will be, absorbed.
+	AbsorbedId    uint64 `protobuf:"varint,2,opt,name=absorbed_id,json=absorbedId,proto3" json:"absorbed_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardMergeResponse) Reset() {
+	*x = ShardMergeResponse{}
+	mi := &file_kvdpb_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardMergeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardMergeResponse) ProtoMessage() {}
+
+func (x *ShardMergeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardMergeResponse.ProtoReflect.Descriptor instead.
+func (*ShardMergeResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ShardMergeResponse) GetShard() *ShardInfo {
+	if x != nil {
+		return x.Shard
+	}
+	return nil
+}
+
+func (x *ShardMergeResponse) GetAbsorbedId() uint64 {
+	if x != nil {
+		return x.AbsorbedId
+	}
+	return 0
+}
+
 type ShardSplitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// left keeps the id of the shard that was cut; right is the new one.
@@ -546,7 +600,7 @@ type ShardSplitResponse struct {
 
 func (x *ShardSplitResponse) Reset() {
 	*x = ShardSplitResponse{}
-	mi := &file_kvdpb_admin_proto_msgTypes[7]
+	mi := &file_kvdpb_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +612,7 @@ func (x *ShardSplitResponse) String() string {
 func (*ShardSplitResponse) ProtoMessage() {}
 
 func (x *ShardSplitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_admin_proto_msgTypes[7]
+	mi := &file_kvdpb_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +625,7 @@ func (x *ShardSplitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardSplitResponse.ProtoReflect.Descriptor instead.
 func (*ShardSplitResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_admin_proto_rawDescGZIP(), []int{7}
+	return file_kvdpb_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ShardSplitResponse) GetLeft() *ShardInfo {
@@ -592,7 +646,7 @@ var File_kvdpb_admin_proto protoreflect.FileDescriptor
 
 const file_kvdpb_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x11kvdpb/admin.proto\x12\x05kvdpb\x1a\x16kvdpb/operations.proto\"\x91\x02\n" +
+	"\x11kvdpb/admin.proto\x12\x05kvdpb\x1a\x11kvdpb/merge.proto\x1a\x16kvdpb/operations.proto\"\x91\x02\n" +
 	"\fShardReplica\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\x04R\treplicaId\x12\x1b\n" +
@@ -637,17 +691,22 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\x11ShardShowResponse\x12&\n" +
 	"\x05shard\x18\x01 \x01(\v2\x10.kvdpb.ShardInfoR\x05shard\"%\n" +
 	"\x11ShardSplitRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\fR\x03key\"b\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"]\n" +
+	"\x12ShardMergeResponse\x12&\n" +
+	"\x05shard\x18\x01 \x01(\v2\x10.kvdpb.ShardInfoR\x05shard\x12\x1f\n" +
+	"\vabsorbed_id\x18\x02 \x01(\x04R\n" +
+	"absorbedId\"b\n" +
 	"\x12ShardSplitResponse\x12$\n" +
 	"\x04left\x18\x01 \x01(\v2\x10.kvdpb.ShardInfoR\x04left\x12&\n" +
-	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\xcc\x04\n" +
+	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\x8a\x05\n" +
 	"\n" +
 	"ShardAdmin\x129\n" +
 	"\x04List\x12\x17.kvdpb.ShardListRequest\x1a\x18.kvdpb.ShardListResponse\x129\n" +
 	"\x04Show\x12\x17.kvdpb.ShardShowRequest\x1a\x18.kvdpb.ShardShowResponse\x12<\n" +
 	"\x05Split\x12\x18.kvdpb.ShardSplitRequest\x1a\x19.kvdpb.ShardSplitResponse\x12E\n" +
 	"\bTransfer\x12\x1b.kvdpb.ShardTransferRequest\x1a\x1c.kvdpb.ShardTransferResponse\x129\n" +
-	"\x04Move\x12\x17.kvdpb.ShardMoveRequest\x1a\x18.kvdpb.ShardMoveResponse\x12?\n" +
+	"\x04Move\x12\x17.kvdpb.ShardMoveRequest\x1a\x18.kvdpb.ShardMoveResponse\x12<\n" +
+	"\x05Merge\x12\x18.kvdpb.ShardMergeRequest\x1a\x19.kvdpb.ShardMergeResponse\x12?\n" +
 	"\x06Cancel\x12\x19.kvdpb.ShardCancelRequest\x1a\x1a.kvdpb.ShardCancelResponse\x12>\n" +
 	"\tRebalance\x12\x17.kvdpb.RebalanceRequest\x1a\x18.kvdpb.RebalanceResponse\x12;\n" +
 	"\bSettings\x12\x16.kvdpb.SettingsRequest\x1a\x17.kvdpb.SettingsResponse\x12J\n" +
@@ -665,7 +724,7 @@ func file_kvdpb_admin_proto_rawDescGZIP() []byte {
 	return file_kvdpb_admin_proto_rawDescData
 }
 
-var file_kvdpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_kvdpb_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_kvdpb_admin_proto_goTypes = []any{
 	(*ShardReplica)(nil),          // 0: kvdpb.ShardReplica
 	(*ShardInfo)(nil),             // 1: kvdpb.ShardInfo
@@ -674,49 +733,54 @@ var file_kvdpb_admin_proto_goTypes = []any{
 	(*ShardShowRequest)(nil),      // 4: kvdpb.ShardShowRequest
 	(*ShardShowResponse)(nil),     // 5: kvdpb.ShardShowResponse
 	(*ShardSplitRequest)(nil),     // 6: kvdpb.ShardSplitRequest
-	(*ShardSplitResponse)(nil),    // 7: kvdpb.ShardSplitResponse
-	(*ShardTransferRequest)(nil),  // 8: kvdpb.ShardTransferRequest
-	(*ShardMoveRequest)(nil),      // 9: kvdpb.ShardMoveRequest
-	(*ShardCancelRequest)(nil),    // 10: kvdpb.ShardCancelRequest
-	(*RebalanceRequest)(nil),      // 11: kvdpb.RebalanceRequest
-	(*SettingsRequest)(nil),       // 12: kvdpb.SettingsRequest
-	(*ChangeSettingRequest)(nil),  // 13: kvdpb.ChangeSettingRequest
-	(*ShardTransferResponse)(nil), // 14: kvdpb.ShardTransferResponse
-	(*ShardMoveResponse)(nil),     // 15: kvdpb.ShardMoveResponse
-	(*ShardCancelResponse)(nil),   // 16: kvdpb.ShardCancelResponse
-	(*RebalanceResponse)(nil),     // 17: kvdpb.RebalanceResponse
-	(*SettingsResponse)(nil),      // 18: kvdpb.SettingsResponse
-	(*ChangeSettingResponse)(nil), // 19: kvdpb.ChangeSettingResponse
+	(*ShardMergeResponse)(nil),    // 7: kvdpb.ShardMergeResponse
+	(*ShardSplitResponse)(nil),    // 8: kvdpb.ShardSplitResponse
+	(*ShardTransferRequest)(nil),  // 9: kvdpb.ShardTransferRequest
+	(*ShardMoveRequest)(nil),      // 10: kvdpb.ShardMoveRequest
+	(*ShardMergeRequest)(nil),     // 11: kvdpb.ShardMergeRequest
+	(*ShardCancelRequest)(nil),    // 12: kvdpb.ShardCancelRequest
+	(*RebalanceRequest)(nil),      // 13: kvdpb.RebalanceRequest
+	(*SettingsRequest)(nil),       // 14: kvdpb.SettingsRequest
+	(*ChangeSettingRequest)(nil),  // 15: kvdpb.ChangeSettingRequest
+	(*ShardTransferResponse)(nil), // 16: kvdpb.ShardTransferResponse
+	(*ShardMoveResponse)(nil),     // 17: kvdpb.ShardMoveResponse
+	(*ShardCancelResponse)(nil),   // 18: kvdpb.ShardCancelResponse
+	(*RebalanceResponse)(nil),     // 19: kvdpb.RebalanceResponse
+	(*SettingsResponse)(nil),      // 20: kvdpb.SettingsResponse
+	(*ChangeSettingResponse)(nil), // 21: kvdpb.ChangeSettingResponse
 }
 var file_kvdpb_admin_proto_depIdxs = []int32{
 	0,  // 0: kvdpb.ShardInfo.replicas:type_name -> kvdpb.ShardReplica
 	1,  // 1: kvdpb.ShardListResponse.shards:type_name -> kvdpb.ShardInfo
 	1,  // 2: kvdpb.ShardShowResponse.shard:type_name -> kvdpb.ShardInfo
-	1,  // 3: kvdpb.ShardSplitResponse.left:type_name -> kvdpb.ShardInfo
-	1,  // 4: kvdpb.ShardSplitResponse.right:type_name -> kvdpb.ShardInfo
-	2,  // 5: kvdpb.ShardAdmin.List:input_type -> kvdpb.ShardListRequest
-	4,  // 6: kvdpb.ShardAdmin.Show:input_type -> kvdpb.ShardShowRequest
-	6,  // 7: kvdpb.ShardAdmin.Split:input_type -> kvdpb.ShardSplitRequest
-	8,  // 8: kvdpb.ShardAdmin.Transfer:input_type -> kvdpb.ShardTransferRequest
-	9,  // 9: kvdpb.ShardAdmin.Move:input_type -> kvdpb.ShardMoveRequest
-	10, // 10: kvdpb.ShardAdmin.Cancel:input_type -> kvdpb.ShardCancelRequest
-	11, // 11: kvdpb.ShardAdmin.Rebalance:input_type -> kvdpb.RebalanceRequest
-	12, // 12: kvdpb.ShardAdmin.Settings:input_type -> kvdpb.SettingsRequest
-	13, // 13: kvdpb.ShardAdmin.ChangeSetting:input_type -> kvdpb.ChangeSettingRequest
-	3,  // 14: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
-	5,  // 15: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
-	7,  // 16: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
-	14, // 17: kvdpb.ShardAdmin.Transfer:output_type -> kvdpb.ShardTransferResponse
-	15, // 18: kvdpb.ShardAdmin.Move:output_type -> kvdpb.ShardMoveResponse
-	16, // 19: kvdpb.ShardAdmin.Cancel:output_type -> kvdpb.ShardCancelResponse
-	17, // 20: kvdpb.ShardAdmin.Rebalance:output_type -> kvdpb.RebalanceResponse
-	18, // 21: kvdpb.ShardAdmin.Settings:output_type -> kvdpb.SettingsResponse
-	19, // 22: kvdpb.ShardAdmin.ChangeSetting:output_type -> kvdpb.ChangeSettingResponse
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	1,  // 3: kvdpb.ShardMergeResponse.shard:type_name -> kvdpb.ShardInfo
+	1,  // 4: kvdpb.ShardSplitResponse.left:type_name -> kvdpb.ShardInfo
+	1,  // 5: kvdpb.ShardSplitResponse.right:type_name -> kvdpb.ShardInfo
+	2,  // 6: kvdpb.ShardAdmin.List:input_type -> kvdpb.ShardListRequest
+	4,  // 7: kvdpb.ShardAdmin.Show:input_type -> kvdpb.ShardShowRequest
+	6,  // 8: kvdpb.ShardAdmin.Split:input_type -> kvdpb.ShardSplitRequest
+	9,  // 9: kvdpb.ShardAdmin.Transfer:input_type -> kvdpb.ShardTransferRequest
+	10, // 10: kvdpb.ShardAdmin.Move:input_type -> kvdpb.ShardMoveRequest
+	11, // 11: kvdpb.ShardAdmin.Merge:input_type -> kvdpb.ShardMergeRequest
+	12, // 12: kvdpb.ShardAdmin.Cancel:input_type -> kvdpb.ShardCancelRequest
+	13, // 13: kvdpb.ShardAdmin.Rebalance:input_type -> kvdpb.RebalanceRequest
+	14, // 14: kvdpb.ShardAdmin.Settings:input_type -> kvdpb.SettingsRequest
+	15, // 15: kvdpb.ShardAdmin.ChangeSetting:input_type -> kvdpb.ChangeSettingRequest
+	3,  // 16: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
+	5,  // 17: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
+	8,  // 18: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
+	16, // 19: kvdpb.ShardAdmin.Transfer:output_type -> kvdpb.ShardTransferResponse
+	17, // 20: kvdpb.ShardAdmin.Move:output_type -> kvdpb.ShardMoveResponse
+	7,  // 21: kvdpb.ShardAdmin.Merge:output_type -> kvdpb.ShardMergeResponse
+	18, // 22: kvdpb.ShardAdmin.Cancel:output_type -> kvdpb.ShardCancelResponse
+	19, // 23: kvdpb.ShardAdmin.Rebalance:output_type -> kvdpb.RebalanceResponse
+	20, // 24: kvdpb.ShardAdmin.Settings:output_type -> kvdpb.SettingsResponse
+	21, // 25: kvdpb.ShardAdmin.ChangeSetting:output_type -> kvdpb.ChangeSettingResponse
+	16, // [16:26] is the sub-list for method output_type
+	6,  // [6:16] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_admin_proto_init() }
@@ -724,6 +788,7 @@ func file_kvdpb_admin_proto_init() {
 	if File_kvdpb_admin_proto != nil {
 		return
 	}
+	file_kvdpb_merge_proto_init()
 	file_kvdpb_operations_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -731,7 +796,7 @@ func file_kvdpb_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_admin_proto_rawDesc), len(file_kvdpb_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

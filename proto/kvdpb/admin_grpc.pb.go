@@ -24,6 +24,7 @@ const (
 	ShardAdmin_Split_FullMethodName         = "/kvdpb.ShardAdmin/Split"
 	ShardAdmin_Transfer_FullMethodName      = "/kvdpb.ShardAdmin/Transfer"
 	ShardAdmin_Move_FullMethodName          = "/kvdpb.ShardAdmin/Move"
+	ShardAdmin_Merge_FullMethodName         = "/kvdpb.ShardAdmin/Merge"
 	ShardAdmin_Cancel_FullMethodName        = "/kvdpb.ShardAdmin/Cancel"
 	ShardAdmin_Rebalance_FullMethodName     = "/kvdpb.ShardAdmin/Rebalance"
 	ShardAdmin_Settings_FullMethodName      = "/kvdpb.ShardAdmin/Settings"
@@ -52,8 +53,13 @@ type ShardAdminClient interface {
 	// FailedPrecondition while another operation of the shard is under way, Aborted if the move was given up. A move goes
 	// on, whoever crashes, also after the caller has gone.
 	Move(ctx context.Context, in *ShardMoveRequest, opts ...grpc.CallOption) (*ShardMoveResponse, error)
+	// Merge gives the keys of a shard's right neighbour to the shard, and answers when it serves them. The neighbour's id is
+	// never used again. FailedPrecondition while another operation of either is under way, if they live on different
+	// members, or if the neighbour is too large; Aborted if the merge was given up. A merge goes on, whoever crashes, also
+	// after the caller has gone.
+	Merge(ctx context.Context, in *ShardMergeRequest, opts ...grpc.CallOption) (*ShardMergeResponse, error)
 	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
-	// owner serves. FailedPrecondition if there is nothing, or if it only goes forward by now.
+	// owner serves, a merge before the right shard has given its keys up. FailedPrecondition if there is nothing, or if it only goes forward by now.
 	Cancel(ctx context.Context, in *ShardCancelRequest, opts ...grpc.CallOption) (*ShardCancelResponse, error)
 	// Rebalance has the cluster look at once at what it does by itself otherwise every few seconds, and answers what it
 	// decided, in words.
@@ -123,6 +129,16 @@ func (c *shardAdminClient) Move(ctx context.Context, in *ShardMoveRequest, opts 
 	return out, nil
 }
 
+func (c *shardAdminClient) Merge(ctx context.Context, in *ShardMergeRequest, opts ...grpc.CallOption) (*ShardMergeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardMergeResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_Merge_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *shardAdminClient) Cancel(ctx context.Context, in *ShardCancelRequest, opts ...grpc.CallOption) (*ShardCancelResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ShardCancelResponse)
@@ -185,8 +201,13 @@ type ShardAdminServer interface {
 	// FailedPrecondition while another operation of the shard is under way, Aborted if the move was given up. A move goes
 	// on, whoever crashes, also after the caller has gone.
 	Move(context.Context, *ShardMoveRequest) (*ShardMoveResponse, error)
+	// Merge gives the keys of a shard's right neighbour to the shard, and answers when it serves them. The neighbour's id is
+	// never used again. FailedPrecondition while another operation of either is under way, if they live on different
+	// members, or if the neighbour is too large; Aborted if the merge was given up. A merge goes on, whoever crashes, also
+	// after the caller has gone.
+	Merge(context.Context, *ShardMergeRequest) (*ShardMergeResponse, error)
 	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
-	// owner serves. FailedPrecondition if there is nothing, or if it only goes forward by now.
+	// owner serves, a merge before the right shard has given its keys up. FailedPrecondition if there is nothing, or if it only goes forward by now.
 	Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error)
 	// Rebalance has the cluster look at once at what it does by itself otherwise every few seconds, and answers what it
 	// decided, in words.
@@ -220,6 +241,9 @@ func (UnimplementedShardAdminServer) Transfer(context.Context, *ShardTransferReq
 }
 func (UnimplementedShardAdminServer) Move(context.Context, *ShardMoveRequest) (*ShardMoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Move not implemented")
+}
+func (UnimplementedShardAdminServer) Merge(context.Context, *ShardMergeRequest) (*ShardMergeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Merge not implemented")
 }
 func (UnimplementedShardAdminServer) Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
@@ -344,6 +368,24 @@ func _ShardAdmin_Move_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ShardAdmin_Merge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardMergeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).Merge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_Merge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).Merge(ctx, req.(*ShardMergeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ShardAdmin_Cancel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ShardCancelRequest)
 	if err := dec(in); err != nil {
@@ -442,6 +484,10 @@ var ShardAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Move",
 			Handler:    _ShardAdmin_Move_Handler,
+		},
+		{
+			MethodName: "Merge",
+			Handler:    _ShardAdmin_Merge_Handler,
 		},
 		{
 			MethodName: "Cancel",

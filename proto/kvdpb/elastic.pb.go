@@ -601,6 +601,11 @@ type ClusterSettings struct {
 	// max_splits_per_minute and max_transfers_per_minute bound what the scheduler begins. Default 6 and 12.
 	MaxSplitsPerMinute    *uint32 `protobuf:"varint,12,opt,name=max_splits_per_minute,json=maxSplitsPerMinute,proto3,oneof" json:"max_splits_per_minute,omitempty"`
 	MaxTransfersPerMinute *uint32 `protobuf:"varint,13,opt,name=max_transfers_per_minute,json=maxTransfersPerMinute,proto3,oneof" json:"max_transfers_per_minute,omitempty"`
+	// merge_small merges neighbours that have long been cold and together take no more than merge_bytes, and a quarter of
+	// split_bytes; max_merges_per_minute bounds what the scheduler begins. Default off, 16 MiB, and 2.
+	MergeSmall         *bool   `protobuf:"varint,14,opt,name=merge_small,json=mergeSmall,proto3,oneof" json:"merge_small,omitempty"`
+	MergeBytes         *uint64 `protobuf:"varint,15,opt,name=merge_bytes,json=mergeBytes,proto3,oneof" json:"merge_bytes,omitempty"`
+	MaxMergesPerMinute *uint32 `protobuf:"varint,16,opt,name=max_merges_per_minute,json=maxMergesPerMinute,proto3,oneof" json:"max_merges_per_minute,omitempty"`
 	// repair_after_minutes is how long a member is away until its replicas are rebuilt on others. Default 30.
 	RepairAfterMinutes *uint32 `protobuf:"varint,20,opt,name=repair_after_minutes,json=repairAfterMinutes,proto3,oneof" json:"repair_after_minutes,omitempty"`
 	unknownFields      protoimpl.UnknownFields
@@ -724,6 +729,27 @@ func (x *ClusterSettings) GetMaxSplitsPerMinute() uint32 {
 func (x *ClusterSettings) GetMaxTransfersPerMinute() uint32 {
 	if x != nil && x.MaxTransfersPerMinute != nil {
 		return *x.MaxTransfersPerMinute
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetMergeSmall() bool {
+	if x != nil && x.MergeSmall != nil {
+		return *x.MergeSmall
+	}
+	return false
+}
+
+func (x *ClusterSettings) GetMergeBytes() uint64 {
+	if x != nil && x.MergeBytes != nil {
+		return *x.MergeBytes
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetMaxMergesPerMinute() uint32 {
+	if x != nil && x.MaxMergesPerMinute != nil {
+		return *x.MaxMergesPerMinute
 	}
 	return 0
 }
@@ -1003,7 +1029,7 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\vPreferOwner\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\x04R\x06member\x12\x1c\n" +
-	"\tautomatic\x18\x03 \x01(\bR\tautomatic\"\xa3\a\n" +
+	"\tautomatic\x18\x03 \x01(\bR\tautomatic\"\xe1\b\n" +
 	"\x0fClusterSettings\x12\x1f\n" +
 	"\breplicas\x18\x01 \x01(\rH\x00R\breplicas\x88\x01\x01\x12\x1b\n" +
 	"\x06repair\x18\x02 \x01(\bH\x01R\x06repair\x88\x01\x01\x12.\n" +
@@ -1021,8 +1047,13 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\x11spread_owners_cpu\x18\v \x01(\rH\n" +
 	"R\x0fspreadOwnersCpu\x88\x01\x01\x126\n" +
 	"\x15max_splits_per_minute\x18\f \x01(\rH\vR\x12maxSplitsPerMinute\x88\x01\x01\x12<\n" +
-	"\x18max_transfers_per_minute\x18\r \x01(\rH\fR\x15maxTransfersPerMinute\x88\x01\x01\x125\n" +
-	"\x14repair_after_minutes\x18\x14 \x01(\rH\rR\x12repairAfterMinutes\x88\x01\x01B\v\n" +
+	"\x18max_transfers_per_minute\x18\r \x01(\rH\fR\x15maxTransfersPerMinute\x88\x01\x01\x12$\n" +
+	"\vmerge_small\x18\x0e \x01(\bH\rR\n" +
+	"mergeSmall\x88\x01\x01\x12$\n" +
+	"\vmerge_bytes\x18\x0f \x01(\x04H\x0eR\n" +
+	"mergeBytes\x88\x01\x01\x126\n" +
+	"\x15max_merges_per_minute\x18\x10 \x01(\rH\x0fR\x12maxMergesPerMinute\x88\x01\x01\x125\n" +
+	"\x14repair_after_minutes\x18\x14 \x01(\rH\x10R\x12repairAfterMinutes\x88\x01\x01B\v\n" +
 	"\t_replicasB\t\n" +
 	"\a_repairB\x13\n" +
 	"\x11_balance_replicasB\x1a\n" +
@@ -1035,7 +1066,10 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\x0f_balance_ownersB\x14\n" +
 	"\x12_spread_owners_cpuB\x18\n" +
 	"\x16_max_splits_per_minuteB\x1b\n" +
-	"\x19_max_transfers_per_minuteB\x17\n" +
+	"\x19_max_transfers_per_minuteB\x0e\n" +
+	"\f_merge_smallB\x0e\n" +
+	"\f_merge_bytesB\x18\n" +
+	"\x16_max_merges_per_minuteB\x17\n" +
 	"\x15_repair_after_minutes\"b\n" +
 	"\x12SetClusterSettings\x122\n" +
 	"\bsettings\x18\x01 \x01(\v2\x16.kvdpb.ClusterSettingsR\bsettings\x12\x18\n" +

@@ -192,6 +192,10 @@ type Descriptor struct {
 	PreferredOwner uint64 `protobuf:"varint,42,opt,name=preferred_owner,json=preferredOwner,proto3" json:"preferred_owner,omitempty"`
 	// preferred_automatically: the preference is the scheduler's.
 	PreferredAutomatically bool `protobuf:"varint,43,opt,name=preferred_automatically,json=preferredAutomatically,proto3" json:"preferred_automatically,omitempty"`
+	// merge is set while the shard is being merged with a neighbour.
+	Merge *Merge `protobuf:"bytes,44,opt,name=merge,proto3" json:"merge,omitempty"`
+	// merge_failure says why the last merge with the right neighbour came to nothing.
+	MergeFailure *MergeFailure `protobuf:"bytes,45,opt,name=merge_failure,json=mergeFailure,proto3" json:"merge_failure,omitempty"`
 	// restored says that the group began from a snapshot file: as with a
 	// split-born one, each of its initial members holds a seed before it starts.
 	Restored      bool `protobuf:"varint,70,opt,name=restored,proto3" json:"restored,omitempty"`
@@ -318,6 +322,20 @@ func (x *Descriptor) GetPreferredAutomatically() bool {
 		return x.PreferredAutomatically
 	}
 	return false
+}
+
+func (x *Descriptor) GetMerge() *Merge {
+	if x != nil {
+		return x.Merge
+	}
+	return nil
+}
+
+func (x *Descriptor) GetMergeFailure() *MergeFailure {
+	if x != nil {
+		return x.MergeFailure
+	}
+	return nil
 }
 
 func (x *Descriptor) GetRestored() bool {
@@ -688,7 +706,7 @@ var File_kvdpb_kvd_proto protoreflect.FileDescriptor
 
 const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\n" +
-	"\x0fkvdpb/kvd.proto\x12\x05kvdpb\"\xaa\x01\n" +
+	"\x0fkvdpb/kvd.proto\x12\x05kvdpb\x1a\x11kvdpb/merge.proto\"\xaa\x01\n" +
 	"\aReplica\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\x04R\x06member\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x1d\n" +
@@ -696,7 +714,7 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"non_voting\x18\x03 \x01(\bR\tnonVoting\x12\x18\n" +
 	"\ajoining\x18( \x01(\bR\ajoining\x12\x18\n" +
 	"\aleaving\x18) \x01(\bR\aleaving\x12\x1a\n" +
-	"\breplaces\x18* \x01(\x04R\breplaces\"\xf8\x03\n" +
+	"\breplaces\x18* \x01(\x04R\breplaces\"\xd6\x04\n" +
 	"\n" +
 	"Descriptor\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +
@@ -713,7 +731,9 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\x06config\x18( \x01(\x04R\x06config\x12!\n" +
 	"\fnext_replica\x18) \x01(\x04R\vnextReplica\x12'\n" +
 	"\x0fpreferred_owner\x18* \x01(\x04R\x0epreferredOwner\x127\n" +
-	"\x17preferred_automatically\x18+ \x01(\bR\x16preferredAutomatically\x12\x1a\n" +
+	"\x17preferred_automatically\x18+ \x01(\bR\x16preferredAutomatically\x12\"\n" +
+	"\x05merge\x18, \x01(\v2\f.kvdpb.MergeR\x05merge\x128\n" +
+	"\rmerge_failure\x18- \x01(\v2\x13.kvdpb.MergeFailureR\fmergeFailure\x12\x1a\n" +
 	"\brestored\x18F \x01(\bR\brestored\"\x1e\n" +
 	"\x05Phase\x12\b\n" +
 	"\x04LIVE\x10\x00\x12\v\n" +
@@ -769,16 +789,20 @@ var file_kvdpb_kvd_proto_goTypes = []any{
 	(*Claim)(nil),         // 5: kvdpb.Claim
 	(*Serving)(nil),       // 6: kvdpb.Serving
 	(*Release)(nil),       // 7: kvdpb.Release
+	(*Merge)(nil),         // 8: kvdpb.Merge
+	(*MergeFailure)(nil),  // 9: kvdpb.MergeFailure
 }
 var file_kvdpb_kvd_proto_depIdxs = []int32{
 	1, // 0: kvdpb.Descriptor.replicas:type_name -> kvdpb.Replica
 	1, // 1: kvdpb.Descriptor.initial:type_name -> kvdpb.Replica
 	0, // 2: kvdpb.Descriptor.phase:type_name -> kvdpb.Descriptor.Phase
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	8, // 3: kvdpb.Descriptor.merge:type_name -> kvdpb.Merge
+	9, // 4: kvdpb.Descriptor.merge_failure:type_name -> kvdpb.MergeFailure
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_kvd_proto_init() }
@@ -786,6 +810,7 @@ func file_kvdpb_kvd_proto_init() {
 	if File_kvdpb_kvd_proto != nil {
 		return
 	}
+	file_kvdpb_merge_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -143,6 +143,11 @@ type PlacementCommand struct {
 	//	*PlacementCommand_PreferOwner
 	//	*PlacementCommand_SetClusterSettings
 	//	*PlacementCommand_ForceNewCluster
+	//	*PlacementCommand_BeginMerge
+	//	*PlacementCommand_AbortMerge
+	//	*PlacementCommand_MergeAborted
+	//	*PlacementCommand_MergeSurrendered
+	//	*PlacementCommand_MergeDone
 	Command       isPlacementCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -426,6 +431,51 @@ func (x *PlacementCommand) GetForceNewCluster() *ForceNewCluster {
 	return nil
 }
 
+func (x *PlacementCommand) GetBeginMerge() *BeginMerge {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_BeginMerge); ok {
+			return x.BeginMerge
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetAbortMerge() *AbortMerge {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_AbortMerge); ok {
+			return x.AbortMerge
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetMergeAborted() *MergeAborted {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_MergeAborted); ok {
+			return x.MergeAborted
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetMergeSurrendered() *MergeSurrendered {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_MergeSurrendered); ok {
+			return x.MergeSurrendered
+		}
+	}
+	return nil
+}
+
+func (x *PlacementCommand) GetMergeDone() *MergeDone {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_MergeDone); ok {
+			return x.MergeDone
+		}
+	}
+	return nil
+}
+
 type isPlacementCommand_Command interface {
 	isPlacementCommand_Command()
 }
@@ -534,6 +584,26 @@ type PlacementCommand_ForceNewCluster struct {
 	ForceNewCluster *ForceNewCluster `protobuf:"bytes,59,opt,name=force_new_cluster,json=forceNewCluster,proto3,oneof"`
 }
 
+type PlacementCommand_BeginMerge struct {
+	BeginMerge *BeginMerge `protobuf:"bytes,51,opt,name=begin_merge,json=beginMerge,proto3,oneof"`
+}
+
+type PlacementCommand_AbortMerge struct {
+	AbortMerge *AbortMerge `protobuf:"bytes,52,opt,name=abort_merge,json=abortMerge,proto3,oneof"`
+}
+
+type PlacementCommand_MergeAborted struct {
+	MergeAborted *MergeAborted `protobuf:"bytes,53,opt,name=merge_aborted,json=mergeAborted,proto3,oneof"`
+}
+
+type PlacementCommand_MergeSurrendered struct {
+	MergeSurrendered *MergeSurrendered `protobuf:"bytes,54,opt,name=merge_surrendered,json=mergeSurrendered,proto3,oneof"`
+}
+
+type PlacementCommand_MergeDone struct {
+	MergeDone *MergeDone `protobuf:"bytes,55,opt,name=merge_done,json=mergeDone,proto3,oneof"`
+}
+
 func (*PlacementCommand_Init) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_Claim) isPlacementCommand_Command() {}
@@ -585,6 +655,16 @@ func (*PlacementCommand_PreferOwner) isPlacementCommand_Command() {}
 func (*PlacementCommand_SetClusterSettings) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_ForceNewCluster) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_BeginMerge) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_AbortMerge) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_MergeAborted) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_MergeSurrendered) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_MergeDone) isPlacementCommand_Command() {}
 
 // PlacementInit is the first entry: what --initial-cluster says.
 type PlacementInit struct {
@@ -1472,7 +1552,7 @@ var File_kvdpb_placement_proto protoreflect.FileDescriptor
 
 const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
-	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x13kvdpb/elastic.proto\x1a\x12kvdpb/forced.proto\x1a\x0fkvdpb/kvd.proto\"\xe9\v\n" +
+	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x13kvdpb/elastic.proto\x1a\x12kvdpb/forced.proto\x1a\x0fkvdpb/kvd.proto\x1a\x11kvdpb/merge.proto\"\x8c\x0e\n" +
 	"\x10PlacementCommand\x12\x14\n" +
 	"\x05epoch\x18\v \x01(\x04R\x05epoch\x12*\n" +
 	"\x04init\x18\x01 \x01(\v2\x14.kvdpb.PlacementInitH\x00R\x04init\x12$\n" +
@@ -1507,7 +1587,15 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\fdrop_replica\x180 \x01(\v2\x12.kvdpb.DropReplicaH\x00R\vdropReplica\x127\n" +
 	"\fprefer_owner\x181 \x01(\v2\x12.kvdpb.PreferOwnerH\x00R\vpreferOwner\x12M\n" +
 	"\x14set_cluster_settings\x182 \x01(\v2\x19.kvdpb.SetClusterSettingsH\x00R\x12setClusterSettings\x12D\n" +
-	"\x11force_new_cluster\x18; \x01(\v2\x16.kvdpb.ForceNewClusterH\x00R\x0fforceNewClusterB\t\n" +
+	"\x11force_new_cluster\x18; \x01(\v2\x16.kvdpb.ForceNewClusterH\x00R\x0fforceNewCluster\x124\n" +
+	"\vbegin_merge\x183 \x01(\v2\x11.kvdpb.BeginMergeH\x00R\n" +
+	"beginMerge\x124\n" +
+	"\vabort_merge\x184 \x01(\v2\x11.kvdpb.AbortMergeH\x00R\n" +
+	"abortMerge\x12:\n" +
+	"\rmerge_aborted\x185 \x01(\v2\x13.kvdpb.MergeAbortedH\x00R\fmergeAborted\x12F\n" +
+	"\x11merge_surrendered\x186 \x01(\v2\x17.kvdpb.MergeSurrenderedH\x00R\x10mergeSurrendered\x121\n" +
+	"\n" +
+	"merge_done\x187 \x01(\v2\x10.kvdpb.MergeDoneH\x00R\tmergeDoneB\t\n" +
 	"\acommand\"\xef\x01\n" +
 	"\rPlacementInit\x12\x1d\n" +
 	"\n" +
@@ -1648,14 +1736,19 @@ var file_kvdpb_placement_proto_goTypes = []any{
 	(*PreferOwner)(nil),            // 28: kvdpb.PreferOwner
 	(*SetClusterSettings)(nil),     // 29: kvdpb.SetClusterSettings
 	(*ForceNewCluster)(nil),        // 30: kvdpb.ForceNewCluster
-	(*Member)(nil),                 // 31: kvdpb.Member
-	(*Descriptor)(nil),             // 32: kvdpb.Descriptor
-	(*AuthState)(nil),              // 33: kvdpb.AuthState
-	(*Ownership)(nil),              // 34: kvdpb.Ownership
-	(*Alarm)(nil),                  // 35: kvdpb.Alarm
-	(*ClusterSettings)(nil),        // 36: kvdpb.ClusterSettings
-	(*CaughtUpRequest)(nil),        // 37: kvdpb.CaughtUpRequest
-	(*CaughtUpResponse)(nil),       // 38: kvdpb.CaughtUpResponse
+	(*BeginMerge)(nil),             // 31: kvdpb.BeginMerge
+	(*AbortMerge)(nil),             // 32: kvdpb.AbortMerge
+	(*MergeAborted)(nil),           // 33: kvdpb.MergeAborted
+	(*MergeSurrendered)(nil),       // 34: kvdpb.MergeSurrendered
+	(*MergeDone)(nil),              // 35: kvdpb.MergeDone
+	(*Member)(nil),                 // 36: kvdpb.Member
+	(*Descriptor)(nil),             // 37: kvdpb.Descriptor
+	(*AuthState)(nil),              // 38: kvdpb.AuthState
+	(*Ownership)(nil),              // 39: kvdpb.Ownership
+	(*Alarm)(nil),                  // 40: kvdpb.Alarm
+	(*ClusterSettings)(nil),        // 41: kvdpb.ClusterSettings
+	(*CaughtUpRequest)(nil),        // 42: kvdpb.CaughtUpRequest
+	(*CaughtUpResponse)(nil),       // 43: kvdpb.CaughtUpResponse
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
 	2,  // 0: kvdpb.PlacementCommand.init:type_name -> kvdpb.PlacementInit
@@ -1684,32 +1777,37 @@ var file_kvdpb_placement_proto_depIdxs = []int32{
 	28, // 23: kvdpb.PlacementCommand.prefer_owner:type_name -> kvdpb.PreferOwner
 	29, // 24: kvdpb.PlacementCommand.set_cluster_settings:type_name -> kvdpb.SetClusterSettings
 	30, // 25: kvdpb.PlacementCommand.force_new_cluster:type_name -> kvdpb.ForceNewCluster
-	31, // 26: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
-	32, // 27: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	33, // 28: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
-	6,  // 29: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
-	31, // 30: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
-	0,  // 31: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
-	32, // 32: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
-	31, // 33: kvdpb.PlacementResult.members:type_name -> kvdpb.Member
-	31, // 34: kvdpb.PlacementState.members:type_name -> kvdpb.Member
-	32, // 35: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
-	34, // 36: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	5,  // 37: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
-	33, // 38: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
-	35, // 39: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
-	18, // 40: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
-	31, // 41: kvdpb.PlacementState.departing:type_name -> kvdpb.Member
-	36, // 42: kvdpb.PlacementState.settings:type_name -> kvdpb.ClusterSettings
-	1,  // 43: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	37, // 44: kvdpb.Placement.CaughtUp:input_type -> kvdpb.CaughtUpRequest
-	12, // 45: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
-	38, // 46: kvdpb.Placement.CaughtUp:output_type -> kvdpb.CaughtUpResponse
-	45, // [45:47] is the sub-list for method output_type
-	43, // [43:45] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	31, // 26: kvdpb.PlacementCommand.begin_merge:type_name -> kvdpb.BeginMerge
+	32, // 27: kvdpb.PlacementCommand.abort_merge:type_name -> kvdpb.AbortMerge
+	33, // 28: kvdpb.PlacementCommand.merge_aborted:type_name -> kvdpb.MergeAborted
+	34, // 29: kvdpb.PlacementCommand.merge_surrendered:type_name -> kvdpb.MergeSurrendered
+	35, // 30: kvdpb.PlacementCommand.merge_done:type_name -> kvdpb.MergeDone
+	36, // 31: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
+	37, // 32: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
+	38, // 33: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
+	6,  // 34: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	36, // 35: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
+	0,  // 36: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
+	37, // 37: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
+	36, // 38: kvdpb.PlacementResult.members:type_name -> kvdpb.Member
+	36, // 39: kvdpb.PlacementState.members:type_name -> kvdpb.Member
+	37, // 40: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
+	39, // 41: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
+	5,  // 42: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	38, // 43: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
+	40, // 44: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
+	18, // 45: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
+	36, // 46: kvdpb.PlacementState.departing:type_name -> kvdpb.Member
+	41, // 47: kvdpb.PlacementState.settings:type_name -> kvdpb.ClusterSettings
+	1,  // 48: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
+	42, // 49: kvdpb.Placement.CaughtUp:input_type -> kvdpb.CaughtUpRequest
+	12, // 50: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	43, // 51: kvdpb.Placement.CaughtUp:output_type -> kvdpb.CaughtUpResponse
+	50, // [50:52] is the sub-list for method output_type
+	48, // [48:50] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_placement_proto_init() }
@@ -1722,6 +1820,7 @@ func file_kvdpb_placement_proto_init() {
 	file_kvdpb_elastic_proto_init()
 	file_kvdpb_forced_proto_init()
 	file_kvdpb_kvd_proto_init()
+	file_kvdpb_merge_proto_init()
 	file_kvdpb_placement_proto_msgTypes[0].OneofWrappers = []any{
 		(*PlacementCommand_Init)(nil),
 		(*PlacementCommand_Claim)(nil),
@@ -1749,6 +1848,11 @@ func file_kvdpb_placement_proto_init() {
 		(*PlacementCommand_PreferOwner)(nil),
 		(*PlacementCommand_SetClusterSettings)(nil),
 		(*PlacementCommand_ForceNewCluster)(nil),
+		(*PlacementCommand_BeginMerge)(nil),
+		(*PlacementCommand_AbortMerge)(nil),
+		(*PlacementCommand_MergeAborted)(nil),
+		(*PlacementCommand_MergeSurrendered)(nil),
+		(*PlacementCommand_MergeDone)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -36,6 +36,13 @@ type ShardCommand struct {
 	//	*ShardCommand_Compact
 	//	*ShardCommand_Transactions
 	//	*ShardCommand_Leases
+	//	*ShardCommand_Freeze
+	//	*ShardCommand_Unfreeze
+	//	*ShardCommand_Surrender
+	//	*ShardCommand_AbsorbBegin
+	//	*ShardCommand_AbsorbChunk
+	//	*ShardCommand_AbsorbDiscard
+	//	*ShardCommand_Absorb
 	Command       isShardCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -159,6 +166,69 @@ func (x *ShardCommand) GetLeases() *ShardLeases {
 	return nil
 }
 
+func (x *ShardCommand) GetFreeze() *ShardFreeze {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_Freeze); ok {
+			return x.Freeze
+		}
+	}
+	return nil
+}
+
+func (x *ShardCommand) GetUnfreeze() *ShardUnfreeze {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_Unfreeze); ok {
+			return x.Unfreeze
+		}
+	}
+	return nil
+}
+
+func (x *ShardCommand) GetSurrender() *ShardSurrender {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_Surrender); ok {
+			return x.Surrender
+		}
+	}
+	return nil
+}
+
+func (x *ShardCommand) GetAbsorbBegin() *ShardAbsorbBegin {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_AbsorbBegin); ok {
+			return x.AbsorbBegin
+		}
+	}
+	return nil
+}
+
+func (x *ShardCommand) GetAbsorbChunk() *ShardAbsorbChunk {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_AbsorbChunk); ok {
+			return x.AbsorbChunk
+		}
+	}
+	return nil
+}
+
+func (x *ShardCommand) GetAbsorbDiscard() *ShardAbsorbDiscard {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_AbsorbDiscard); ok {
+			return x.AbsorbDiscard
+		}
+	}
+	return nil
+}
+
+func (x *ShardCommand) GetAbsorb() *ShardAbsorb {
+	if x != nil {
+		if x, ok := x.Command.(*ShardCommand_Absorb); ok {
+			return x.Absorb
+		}
+	}
+	return nil
+}
+
 type isShardCommand_Command interface {
 	isShardCommand_Command()
 }
@@ -199,6 +269,34 @@ type ShardCommand_Leases struct {
 	Leases *ShardLeases `protobuf:"bytes,20,opt,name=leases,proto3,oneof"`
 }
 
+type ShardCommand_Freeze struct {
+	Freeze *ShardFreeze `protobuf:"bytes,30,opt,name=freeze,proto3,oneof"`
+}
+
+type ShardCommand_Unfreeze struct {
+	Unfreeze *ShardUnfreeze `protobuf:"bytes,31,opt,name=unfreeze,proto3,oneof"`
+}
+
+type ShardCommand_Surrender struct {
+	Surrender *ShardSurrender `protobuf:"bytes,32,opt,name=surrender,proto3,oneof"`
+}
+
+type ShardCommand_AbsorbBegin struct {
+	AbsorbBegin *ShardAbsorbBegin `protobuf:"bytes,33,opt,name=absorb_begin,json=absorbBegin,proto3,oneof"`
+}
+
+type ShardCommand_AbsorbChunk struct {
+	AbsorbChunk *ShardAbsorbChunk `protobuf:"bytes,34,opt,name=absorb_chunk,json=absorbChunk,proto3,oneof"`
+}
+
+type ShardCommand_AbsorbDiscard struct {
+	AbsorbDiscard *ShardAbsorbDiscard `protobuf:"bytes,35,opt,name=absorb_discard,json=absorbDiscard,proto3,oneof"`
+}
+
+type ShardCommand_Absorb struct {
+	Absorb *ShardAbsorb `protobuf:"bytes,36,opt,name=absorb,proto3,oneof"`
+}
+
 func (*ShardCommand_Init) isShardCommand_Command() {}
 
 func (*ShardCommand_Claim) isShardCommand_Command() {}
@@ -216,6 +314,20 @@ func (*ShardCommand_Compact) isShardCommand_Command() {}
 func (*ShardCommand_Transactions) isShardCommand_Command() {}
 
 func (*ShardCommand_Leases) isShardCommand_Command() {}
+
+func (*ShardCommand_Freeze) isShardCommand_Command() {}
+
+func (*ShardCommand_Unfreeze) isShardCommand_Command() {}
+
+func (*ShardCommand_Surrender) isShardCommand_Command() {}
+
+func (*ShardCommand_AbsorbBegin) isShardCommand_Command() {}
+
+func (*ShardCommand_AbsorbChunk) isShardCommand_Command() {}
+
+func (*ShardCommand_AbsorbDiscard) isShardCommand_Command() {}
+
+func (*ShardCommand_Absorb) isShardCommand_Command() {}
 
 // ShardInit is the first entry of every group. On a split-born group it fails
 // hard on a replica that has no seed.
@@ -438,7 +550,13 @@ type ShardState struct {
 	// whenever their seeds are made.
 	PendingRevision int64 `protobuf:"varint,5,opt,name=pending_revision,json=pendingRevision,proto3" json:"pending_revision,omitempty"`
 	// lease_seq is the place of the epoch's next ShardLeases.
-	LeaseSeq      uint64 `protobuf:"varint,20,opt,name=lease_seq,json=leaseSeq,proto3" json:"lease_seq,omitempty"`
+	LeaseSeq uint64 `protobuf:"varint,20,opt,name=lease_seq,json=leaseSeq,proto3" json:"lease_seq,omitempty"`
+	// frozen is set while the shard is the right one of a merge.
+	Frozen *ShardFrozen `protobuf:"bytes,30,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	// absorbing is set while the shard is the left one of a merge.
+	Absorbing *ShardAbsorbing `protobuf:"bytes,31,opt,name=absorbing,proto3" json:"absorbing,omitempty"`
+	// merge_floor is the largest attempt to merge that is over here.
+	MergeFloor    uint64 `protobuf:"varint,32,opt,name=merge_floor,json=mergeFloor,proto3" json:"merge_floor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -515,11 +633,32 @@ func (x *ShardState) GetLeaseSeq() uint64 {
 	return 0
 }
 
+func (x *ShardState) GetFrozen() *ShardFrozen {
+	if x != nil {
+		return x.Frozen
+	}
+	return nil
+}
+
+func (x *ShardState) GetAbsorbing() *ShardAbsorbing {
+	if x != nil {
+		return x.Absorbing
+	}
+	return nil
+}
+
+func (x *ShardState) GetMergeFloor() uint64 {
+	if x != nil {
+		return x.MergeFloor
+	}
+	return 0
+}
+
 var File_kvdpb_shard_proto protoreflect.FileDescriptor
 
 const file_kvdpb_shard_proto_rawDesc = "" +
 	"\n" +
-	"\x11kvdpb/shard.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\x1a\x0fkvdpb/txn.proto\x1a\x11kvdpb/lease.proto\"\xc1\x03\n" +
+	"\x11kvdpb/shard.proto\x12\x05kvdpb\x1a\x0fkvdpb/kvd.proto\x1a\x0fkvdpb/txn.proto\x1a\x11kvdpb/lease.proto\x1a\x11kvdpb/merge.proto\"\xc8\x06\n" +
 	"\fShardCommand\x12&\n" +
 	"\x04init\x18\x01 \x01(\v2\x10.kvdpb.ShardInitH\x00R\x04init\x12$\n" +
 	"\x05claim\x18\x02 \x01(\v2\f.kvdpb.ClaimH\x00R\x05claim\x12*\n" +
@@ -531,7 +670,14 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"\acompact\x18\a \x01(\v2\x13.kvdpb.ShardCompactH\x00R\acompact\x12>\n" +
 	"\ftransactions\x18\n" +
 	" \x01(\v2\x18.kvdpb.ShardTransactionsH\x00R\ftransactions\x12,\n" +
-	"\x06leases\x18\x14 \x01(\v2\x12.kvdpb.ShardLeasesH\x00R\x06leasesB\t\n" +
+	"\x06leases\x18\x14 \x01(\v2\x12.kvdpb.ShardLeasesH\x00R\x06leases\x12,\n" +
+	"\x06freeze\x18\x1e \x01(\v2\x12.kvdpb.ShardFreezeH\x00R\x06freeze\x122\n" +
+	"\bunfreeze\x18\x1f \x01(\v2\x14.kvdpb.ShardUnfreezeH\x00R\bunfreeze\x125\n" +
+	"\tsurrender\x18  \x01(\v2\x15.kvdpb.ShardSurrenderH\x00R\tsurrender\x12<\n" +
+	"\fabsorb_begin\x18! \x01(\v2\x17.kvdpb.ShardAbsorbBeginH\x00R\vabsorbBegin\x12<\n" +
+	"\fabsorb_chunk\x18\" \x01(\v2\x17.kvdpb.ShardAbsorbChunkH\x00R\vabsorbChunk\x12B\n" +
+	"\x0eabsorb_discard\x18# \x01(\v2\x19.kvdpb.ShardAbsorbDiscardH\x00R\rabsorbDiscard\x12,\n" +
+	"\x06absorb\x18$ \x01(\v2\x12.kvdpb.ShardAbsorbH\x00R\x06absorbB\t\n" +
 	"\acommand\">\n" +
 	"\tShardInit\x121\n" +
 	"\n" +
@@ -548,7 +694,7 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05child\x18\x02 \x01(\x04R\x05child\"*\n" +
 	"\fShardCompact\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\x86\x02\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\x88\x03\n" +
 	"\n" +
 	"ShardState\x121\n" +
 	"\n" +
@@ -558,7 +704,11 @@ const file_kvdpb_shard_proto_rawDesc = "" +
 	"\vinitialized\x18\x03 \x01(\bR\vinitialized\x12+\n" +
 	"\apending\x18\x04 \x01(\v2\x11.kvdpb.DescriptorR\apending\x12)\n" +
 	"\x10pending_revision\x18\x05 \x01(\x03R\x0fpendingRevision\x12\x1b\n" +
-	"\tlease_seq\x18\x14 \x01(\x04R\bleaseSeqB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\tlease_seq\x18\x14 \x01(\x04R\bleaseSeq\x12*\n" +
+	"\x06frozen\x18\x1e \x01(\v2\x12.kvdpb.ShardFrozenR\x06frozen\x123\n" +
+	"\tabsorbing\x18\x1f \x01(\v2\x15.kvdpb.ShardAbsorbingR\tabsorbing\x12\x1f\n" +
+	"\vmerge_floor\x18  \x01(\x04R\n" +
+	"mergeFloorB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_shard_proto_rawDescOnce sync.Once
@@ -574,19 +724,28 @@ func file_kvdpb_shard_proto_rawDescGZIP() []byte {
 
 var file_kvdpb_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_kvdpb_shard_proto_goTypes = []any{
-	(*ShardCommand)(nil),      // 0: kvdpb.ShardCommand
-	(*ShardInit)(nil),         // 1: kvdpb.ShardInit
-	(*ShardSplit)(nil),        // 2: kvdpb.ShardSplit
-	(*ShardSplitDone)(nil),    // 3: kvdpb.ShardSplitDone
-	(*ShardCompact)(nil),      // 4: kvdpb.ShardCompact
-	(*ShardState)(nil),        // 5: kvdpb.ShardState
-	(*Claim)(nil),             // 6: kvdpb.Claim
-	(*Serving)(nil),           // 7: kvdpb.Serving
-	(*Release)(nil),           // 8: kvdpb.Release
-	(*ShardTransactions)(nil), // 9: kvdpb.ShardTransactions
-	(*ShardLeases)(nil),       // 10: kvdpb.ShardLeases
-	(*Descriptor)(nil),        // 11: kvdpb.Descriptor
-	(*Ownership)(nil),         // 12: kvdpb.Ownership
+	(*ShardCommand)(nil),       // 0: kvdpb.ShardCommand
+	(*ShardInit)(nil),          // 1: kvdpb.ShardInit
+	(*ShardSplit)(nil),         // 2: kvdpb.ShardSplit
+	(*ShardSplitDone)(nil),     // 3: kvdpb.ShardSplitDone
+	(*ShardCompact)(nil),       // 4: kvdpb.ShardCompact
+	(*ShardState)(nil),         // 5: kvdpb.ShardState
+	(*Claim)(nil),              // 6: kvdpb.Claim
+	(*Serving)(nil),            // 7: kvdpb.Serving
+	(*Release)(nil),            // 8: kvdpb.Release
+	(*ShardTransactions)(nil),  // 9: kvdpb.ShardTransactions
+	(*ShardLeases)(nil),        // 10: kvdpb.ShardLeases
+	(*ShardFreeze)(nil),        // 11: kvdpb.ShardFreeze
+	(*ShardUnfreeze)(nil),      // 12: kvdpb.ShardUnfreeze
+	(*ShardSurrender)(nil),     // 13: kvdpb.ShardSurrender
+	(*ShardAbsorbBegin)(nil),   // 14: kvdpb.ShardAbsorbBegin
+	(*ShardAbsorbChunk)(nil),   // 15: kvdpb.ShardAbsorbChunk
+	(*ShardAbsorbDiscard)(nil), // 16: kvdpb.ShardAbsorbDiscard
+	(*ShardAbsorb)(nil),        // 17: kvdpb.ShardAbsorb
+	(*Descriptor)(nil),         // 18: kvdpb.Descriptor
+	(*Ownership)(nil),          // 19: kvdpb.Ownership
+	(*ShardFrozen)(nil),        // 20: kvdpb.ShardFrozen
+	(*ShardAbsorbing)(nil),     // 21: kvdpb.ShardAbsorbing
 }
 var file_kvdpb_shard_proto_depIdxs = []int32{
 	1,  // 0: kvdpb.ShardCommand.init:type_name -> kvdpb.ShardInit
@@ -598,16 +757,25 @@ var file_kvdpb_shard_proto_depIdxs = []int32{
 	4,  // 6: kvdpb.ShardCommand.compact:type_name -> kvdpb.ShardCompact
 	9,  // 7: kvdpb.ShardCommand.transactions:type_name -> kvdpb.ShardTransactions
 	10, // 8: kvdpb.ShardCommand.leases:type_name -> kvdpb.ShardLeases
-	11, // 9: kvdpb.ShardInit.descriptor:type_name -> kvdpb.Descriptor
-	11, // 10: kvdpb.ShardSplit.child:type_name -> kvdpb.Descriptor
-	11, // 11: kvdpb.ShardState.descriptor:type_name -> kvdpb.Descriptor
-	12, // 12: kvdpb.ShardState.ownership:type_name -> kvdpb.Ownership
-	11, // 13: kvdpb.ShardState.pending:type_name -> kvdpb.Descriptor
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	11, // 9: kvdpb.ShardCommand.freeze:type_name -> kvdpb.ShardFreeze
+	12, // 10: kvdpb.ShardCommand.unfreeze:type_name -> kvdpb.ShardUnfreeze
+	13, // 11: kvdpb.ShardCommand.surrender:type_name -> kvdpb.ShardSurrender
+	14, // 12: kvdpb.ShardCommand.absorb_begin:type_name -> kvdpb.ShardAbsorbBegin
+	15, // 13: kvdpb.ShardCommand.absorb_chunk:type_name -> kvdpb.ShardAbsorbChunk
+	16, // 14: kvdpb.ShardCommand.absorb_discard:type_name -> kvdpb.ShardAbsorbDiscard
+	17, // 15: kvdpb.ShardCommand.absorb:type_name -> kvdpb.ShardAbsorb
+	18, // 16: kvdpb.ShardInit.descriptor:type_name -> kvdpb.Descriptor
+	18, // 17: kvdpb.ShardSplit.child:type_name -> kvdpb.Descriptor
+	18, // 18: kvdpb.ShardState.descriptor:type_name -> kvdpb.Descriptor
+	19, // 19: kvdpb.ShardState.ownership:type_name -> kvdpb.Ownership
+	18, // 20: kvdpb.ShardState.pending:type_name -> kvdpb.Descriptor
+	20, // 21: kvdpb.ShardState.frozen:type_name -> kvdpb.ShardFrozen
+	21, // 22: kvdpb.ShardState.absorbing:type_name -> kvdpb.ShardAbsorbing
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_shard_proto_init() }
@@ -618,6 +786,7 @@ func file_kvdpb_shard_proto_init() {
 	file_kvdpb_kvd_proto_init()
 	file_kvdpb_txn_proto_init()
 	file_kvdpb_lease_proto_init()
+	file_kvdpb_merge_proto_init()
 	file_kvdpb_shard_proto_msgTypes[0].OneofWrappers = []any{
 		(*ShardCommand_Init)(nil),
 		(*ShardCommand_Claim)(nil),
@@ -628,6 +797,13 @@ func file_kvdpb_shard_proto_init() {
 		(*ShardCommand_Compact)(nil),
 		(*ShardCommand_Transactions)(nil),
 		(*ShardCommand_Leases)(nil),
+		(*ShardCommand_Freeze)(nil),
+		(*ShardCommand_Unfreeze)(nil),
+		(*ShardCommand_Surrender)(nil),
+		(*ShardCommand_AbsorbBegin)(nil),
+		(*ShardCommand_AbsorbChunk)(nil),
+		(*ShardCommand_AbsorbDiscard)(nil),
+		(*ShardCommand_Absorb)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -19,6 +19,8 @@
 //  4. Once every replica of the child holds a seed, the parent's owner logs
 //     SplitDone, which drops the frozen span.
 //
+// A merge is in merge.go.
+//
 // # Invariants
 //
 //   - A seed is made, or a replica started for the first time, only after a

@@ -30,7 +30,7 @@ func (m *Manager) follow() {
 			m.mu.Unlock()
 			continue
 		}
-		if compacted > l.Store().CompactRevision() {
+		if compacted > l.Store().CompactRevision() && l.Merge().Frozen == 0 {
 			m.compact(id, l.Replica, compacted)
 		}
 		if to, away := m.away(l, described[id], now); away {
@@ -53,7 +53,7 @@ func (m *Manager) home(d *kvdpb.Descriptor) (member uint64, asked bool) {
 }
 
 // away tells whether a shard's ownership should move, and to which replica. While
-// its replicas change it stays where it is, unless it is the owner's that leaves.
+// its replicas change, or it is merged, it stays where it is, unless it is the owner's that leaves.
 func (m *Manager) away(l *local, d *kvdpb.Descriptor, now time.Time) (to *kvdpb.Replica, move bool) {
 	home, asked := m.home(d)
 	wait := handOverAfter
@@ -62,7 +62,7 @@ func (m *Manager) away(l *local, d *kvdpb.Descriptor, now time.Time) (to *kvdpb.
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if home != 0 && home != m.cfg.Member && l.Pending() == nil && !changing(d) {
+	if home != 0 && home != m.cfg.Member && l.Pending() == nil && d.GetMerge() == nil && !changing(d) {
 		to = voterOn(d, home)
 	}
 	if to == nil {

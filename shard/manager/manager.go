@@ -100,6 +100,10 @@ type Manager struct {
 		proposed map[uint64]proposal
 		// reshaping holds the shards whose replicas are being changed by a step.
 		reshaping map[uint64]bool
+		// merging holds the left shards of merges that a step is under way for, merges
+		// since when merges are seen, by attempt.
+		merging map[uint64]bool
+		merges  map[uint64]mergeTime
 		// found are the replicas that were on the disk at the start.
 		found map[place]bool
 		// told are the shards whose loss was logged.
@@ -166,6 +170,7 @@ func New(cfg Config) (*Manager, error) {
 	m.replicas.Store(&map[uint64]*local{})
 	m.mu.busy = map[uint64]bool{}
 	m.mu.reshaping = map[uint64]bool{}
+	m.mu.merging, m.mu.merges = map[uint64]bool{}, map[uint64]mergeTime{}
 	if m.mu.found, err = d.stores(); err != nil {
 		return nil, err
 	}
@@ -269,6 +274,7 @@ func (m *Manager) step() {
 		m.begin(a)
 	}
 	m.reshapeAll(v)
+	m.mergeAll()
 }
 
 // look gathers what decide needs.
@@ -512,6 +518,7 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		Raft: m.cfg.Bind(a.shard), Sequencer: m.cfg.Sequencer, Sink: m.cfg.Sink, Workers: m.workers, Txns: m.cfg.Txns, Leases: m.cfg.Leases,
 		OnPending:   func(uint64, *kvdpb.Descriptor) { m.Wake() },
 		OnSplitDone: func(uint64, uint64) { m.Wake() },
+		OnMerge:     func(uint64) { m.Wake() },
 		OnOwner: func(id uint64) {
 			m.cfg.Changed(id)
 			m.Wake()

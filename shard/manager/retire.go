@@ -12,7 +12,7 @@ import (
 // that it left, the durable mark apart, which keeps its id from coming back.
 //
 // Placement drops a replica only once it is out of its raft group, or its shard
-// never lived; what this member has applied of placement may be older than the
+// never lived or has given its keys to a neighbour; what this member has applied of placement may be older than the
 // replica, so that is read anew.
 func (m *Manager) retire(ctx context.Context, a action) error {
 	d, err := m.current(ctx, a.shard, a.replica)

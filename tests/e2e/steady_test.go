@@ -166,6 +166,7 @@ func (s *steady) event(ctx context.Context) (*clientv3.Event, error) {
 // shardJSON is what kvctl shard list tells of a shard.
 type shardJSON struct {
 	ID    uint64 `json:"id"`
+	Start string `json:"start"`
 	Owner *struct {
 		Name string `json:"name"`
 	} `json:"owner"`

@@ -68,5 +68,12 @@ for mutation in CHILD_EMPTY SERVES_UNTIL_APPLIED SERVES_AGAIN STARTS_EARLY; do
   expect caught split "$mutation"
 done
 
+for variant in SELF LIVE; do
+  expect holds merge "$variant"
+done
+for mutation in SERVES_UNTIL_FROZEN COPY_EARLY NO_ATTEMPT UNFREEZE_LATE DISCARD_EARLY ABSORB_EARLY; do
+  expect caught merge "$mutation"
+done
+
 if [ "$failed" != 0 ]; then exit 1; fi
 echo "all models hold, and every mutation is caught"

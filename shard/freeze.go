@@ -1,0 +1,201 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/proto/kvdpb"
+)
+
+const (
+	// freezePatience bounds how long requests of the shard are held up by a freeze
+	// that does not come about: the wait for the latch, and for transactions over
+	// several shards to be settled.
+	freezePatience = 300 * time.Millisecond
+	// quietPatience bounds what comes after the owner has stopped serving.
+	quietPatience = time.Second
+	settlePace    = 2 * time.Millisecond
+)
+
+// ErrFreezeAborted wraps the reason why a freeze was given up before it was
+// proposed: the shard is served as before.
+var ErrFreezeAborted = errors.New("freeze was given up before it was proposed")
+
+// Freeze makes the shard, on its owner, ready to be absorbed by its left neighbour.
+// right is its descriptor as the merge was decided on.
+//
+//  1. The whole span is latched for writing: whatever was using it ends first.
+//     Transactions over several shards that are anchored here are settled.
+//  2. The tenure stops serving. From here on it never serves again, whatever comes
+//     of the freeze.
+//  3. What is left in the pipeline and with the leases goes into the log. What is
+//     left of each lease is checkpointed.
+//  4. Freeze is proposed, again if need be: in one epoch it applies once.
+//
+// After an error that does not wrap ErrFreezeAborted the freeze may have applied or
+// may apply yet; then a later epoch finds the shard frozen, or serves all of it.
+func (r *Replica) Freeze(ctx context.Context, attempt, left uint64, right *kvdpb.Descriptor) error {
+	t := r.tenure.Load()
+	abort := func(err error) error {
+		return fmt.Errorf("shard %d: %w: %w", r.cfg.Shard, ErrFreezeAborted, err)
+	}
+	if t == nil || !t.serves() {
+		return abort(r.notOwner())
+	}
+	if t.frozen.Load() {
+		return abort(&RejectedError{Rejection: MergePending})
+	}
+	c := &kvdpb.ShardFreeze{Epoch: t.epoch, Attempt: attempt, Left: left, Start: right.GetStart(), End: right.GetEnd()}
+	patient, cancel := context.WithTimeout(ctx, freezePatience)
+	defer cancel()
+	guard, err := t.latchSpan(patient, t.served.Load().Clone())
+	if err != nil {
+		return abort(err)
+	}
+	err = t.parts.settled(patient)
+	if err == nil {
+		err = t.stopServing(c)
+	}
+	// Who comes now, or waited, finds the shard frozen, or served as before.
+	t.latches.Release(guard)
+	if err != nil {
+		return abort(err)
+	}
+	if err := t.quiet(ctx); err != nil {
+		t.end()
+		return fmt.Errorf("freeze shard %d: %w", r.cfg.Shard, err)
+	}
+	return r.proposeFreeze(ctx, t, c)
+}
+
+// stopServing stops serving the shard, if the freeze fits it as it is.
+func (t *tenure) stopServing(c *kvdpb.ShardFreeze) error {
+	t.freezing.Lock()
+	defer t.freezing.Unlock()
+	v := t.r.view.Load()
+	s := state{ownership: v.ownership, desc: v.desc, span: v.span, pending: v.pending, initialized: true,
+		frozen: v.frozen, absorbing: v.absorbing, mergeFloor: v.mergeFloor}
+	switch rejection := s.checkFreeze(c); {
+	case rejection != Accepted:
+		return &RejectedError{Rejection: rejection}
+	case !t.served.Load().Equal(v.span):
+		return &RejectedError{Rejection: SplitPending}
+	case !t.serves():
+		return t.r.notOwner()
+	}
+	t.frozen.Store(true)
+	t.narrow(nothingOf(v.span))
+	return nil
+}
+
+// nothingOf is the empty span at the beginning of one.
+func nothingOf(span keyspace.Span) keyspace.Span {
+	return keyspace.Span{Start: span.Start, End: span.Start}
+}
+
+// settled waits until no transaction over several shards has anything here. The
+// caller holds the latch of the whole shard, so that nothing new comes.
+func (x *parts) settled(ctx context.Context) error {
+	for {
+		x.mu.Lock()
+		left := len(x.mu.records)
+		for _, p := range x.mu.byID {
+			if p.phase >= partPreparing {
+				left++
+			}
+		}
+		x.mu.Unlock()
+		if left == 0 {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%d transactions are not settled: %w", left, ctx.Err())
+		}
+		// Forgetting alone does not wake the pipeline.
+		x.t.pipeline.kick()
+		pause(ctx, settlePace)
+	}
+}
+
+// quiet brings what the tenure has taken in before it stopped serving into the log.
+func (t *tenure) quiet(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quietPatience)
+	defer cancel()
+	if err := t.lessor.drain(ctx); err != nil {
+		return err
+	}
+	for !t.pipeline.idle() {
+		if t.over() {
+			return t.r.notOwner()
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("finish what is in the pipeline: %w", ctx.Err())
+		}
+		t.pipeline.kick()
+		pause(ctx, settlePace)
+	}
+	return nil
+}
+
+// idle tells whether nothing is in the pipeline.
+func (p *pipeline) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.mu.queue) == 0 && len(p.mu.steps) == 0 && len(p.mu.inflight) == 0 && p.mu.asking == 0
+}
+
+// proposeFreeze proposes a freeze until it applied, or its epoch is over.
+func (r *Replica) proposeFreeze(ctx context.Context, t *tenure, c *kvdpb.ShardFreeze) error {
+	for {
+		err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Freeze{Freeze: c}})
+		if r.Merge().Frozen == c.GetAttempt() {
+			return nil
+		}
+		var rejected *RejectedError
+		switch {
+		case errors.As(err, &rejected), t.over():
+			// Another tenure decides what becomes of the shard.
+			t.end()
+			return fmt.Errorf("freeze shard %d: %w", r.cfg.Shard, err)
+		case ctx.Err() != nil:
+			t.end()
+			return fmt.Errorf("freeze shard %d: %w", r.cfg.Shard, ctx.Err())
+		}
+		pause(ctx, driveRetryFirst)
+	}
+}
+
+// Surrender gives the frozen shard's keys up for ever, on its owner. The caller has
+// seen that the left neighbour's copy is sealed.
+func (r *Replica) Surrender(ctx context.Context, attempt uint64) error {
+	_, epoch := r.Owner()
+	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Surrender{
+		Surrender: &kvdpb.ShardSurrender{Epoch: epoch, Attempt: attempt}}})
+	if m := r.Merge(); m.Frozen == attempt && m.Surrendered {
+		return nil
+	}
+	return mergeError(r, "surrender", err)
+}
+
+// Unfreeze ends an attempt to merge the shard away, on its owner. It returns nil
+// also where that is over already, and fails with a *RejectedError of Surrendered
+// where it is too late.
+func (r *Replica) Unfreeze(ctx context.Context, attempt uint64) error {
+	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Unfreeze{
+		Unfreeze: &kvdpb.ShardUnfreeze{Attempt: attempt}}})
+	if r.Merge().Over >= attempt {
+		return nil
+	}
+	return mergeError(r, "unfreeze", err)
+}
+
+// mergeError wraps what came of a proposal whose effect is not to be seen.
+func mergeError(r *Replica, what string, err error) error {
+	if err == nil {
+		err = errors.New("it had no effect")
+	}
+	return fmt.Errorf("%s shard %d: %w", what, r.cfg.Shard, err)
+}
