@@ -33,7 +33,7 @@ func doMerge(s *State, c any) *kvdpb.PlacementResult {
 	return s.Apply(cmd)
 }
 
-func begin(left, right uint64) *kvdpb.BeginMerge {
+func mergeOf(left, right uint64) *kvdpb.BeginMerge {
 	return &kvdpb.BeginMerge{Left: left, LeftGeneration: 1, Right: right, RightGeneration: 1}
 }
 
@@ -50,24 +50,24 @@ func sound(t *testing.T, s *State) {
 
 func TestMerge(t *testing.T) {
 	s := servingState(t, 3, "c", "m") // shards 2, 3, 4
-	want(t, notFound, doMerge(s, begin(2, 9)))
-	want(t, invalid, doMerge(s, begin(2, 4)))
-	want(t, invalid, doMerge(s, begin(3, 2)))
+	want(t, notFound, doMerge(s, mergeOf(2, 9)))
+	want(t, invalid, doMerge(s, mergeOf(2, 4)))
+	want(t, invalid, doMerge(s, mergeOf(3, 2)))
 	want(t, stale, doMerge(s, &kvdpb.BeginMerge{Left: 2, LeftGeneration: 1, Right: 3, RightGeneration: 2}))
-	d := want(t, none, doMerge(s, begin(2, 3))).Descriptor_
+	d := want(t, none, doMerge(s, mergeOf(2, 3))).Descriptor_
 	m := d.Merge
 	require.Equal(t, s.version, m.Attempt)
 	require.EqualValues(t, 2, m.Generation)
 	sound(t, s)
 	v := s.version
-	require.True(t, proto.Equal(d, want(t, none, doMerge(s, begin(2, 3))).Descriptor_), "asked for again, the same merge")
+	require.True(t, proto.Equal(d, want(t, none, doMerge(s, mergeOf(2, 3))).Descriptor_), "asked for again, the same merge")
 	require.Equal(t, v, s.version)
 
-	want(t, busy, doMerge(s, begin(3, 4)))
+	want(t, busy, doMerge(s, mergeOf(3, 4)))
 	want(t, busy, do(s, &kvdpb.BeginSplit{Parent: 2, Generation: 1, Key: keyspace.User([]byte("a"))}))
 	want(t, busy, do(s, &kvdpb.BeginSplit{Parent: 3, Generation: 1, Key: keyspace.User([]byte("d"))}))
 	want(t, busy, doMerge(s, &kvdpb.RemoveReplica{Shard: 3, Replica: 1}))
-	require.Equal(t, Merging, Doing(s.view(nil, 1).Map, s.shards[3]))
+	require.Equal(t, Merging, Doing(s.View(nil, 1).Map, s.shards[3]))
 	require.Equal(t, "merge into shard 2: copying", Merging.Words(s.shards[3], nil))
 
 	want(t, invalid, doMerge(s, &kvdpb.MergeDone{Left: 2, Attempt: m.Attempt}))
@@ -88,7 +88,7 @@ func TestMerge(t *testing.T) {
 	require.Equal(t, keyspace.User([]byte("m")), s.shards[2].End)
 	require.Nil(t, s.shards[2].Merge)
 	want(t, stale, doMerge(s, &kvdpb.MergeDone{Left: 2, Attempt: m.Attempt}))
-	want(t, notFound, doMerge(s, begin(3, 4)))
+	want(t, notFound, doMerge(s, mergeOf(3, 4)))
 	child := want(t, none, do(s, &kvdpb.BeginSplit{Parent: 2, Generation: 2, Key: keyspace.User([]byte("b"))})).Descriptor_
 	require.EqualValues(t, 5, child.Shard, "dead ids are not used again")
 	want(t, busy, doMerge(s, &kvdpb.BeginMerge{Left: 2, LeftGeneration: 2, Right: 4, RightGeneration: 1}))
@@ -96,11 +96,11 @@ func TestMerge(t *testing.T) {
 
 func TestAbortedMerge(t *testing.T) {
 	s := servingState(t, 3, "c")
-	first := want(t, none, doMerge(s, begin(2, 3))).Descriptor_.Merge
+	first := want(t, none, doMerge(s, mergeOf(2, 3))).Descriptor_.Merge
 	want(t, none, doMerge(s, &kvdpb.AbortMerge{Left: 2, Attempt: first.Attempt, Reason: "too large"}))
 	want(t, none, doMerge(s, &kvdpb.AbortMerge{Left: 2, Attempt: first.Attempt, Reason: "another"}))
 	require.Equal(t, "too large", s.shards[3].Merge.Reason)
-	want(t, busy, doMerge(s, begin(2, 3)))
+	want(t, busy, doMerge(s, mergeOf(2, 3)))
 	sound(t, s)
 	want(t, none, doMerge(s, &kvdpb.MergeAborted{Left: 2, Attempt: first.Attempt}))
 	sound(t, s)
@@ -110,7 +110,7 @@ func TestAbortedMerge(t *testing.T) {
 	want(t, stale, doMerge(s, &kvdpb.MergeSurrendered{Left: 2, Attempt: first.Attempt}))
 
 	// The right shard had surrendered before it heard that it need not.
-	second := want(t, none, doMerge(s, begin(2, 3))).Descriptor_.Merge
+	second := want(t, none, doMerge(s, mergeOf(2, 3))).Descriptor_.Merge
 	require.Greater(t, second.Attempt, first.Attempt)
 	require.Nil(t, s.shards[2].MergeFailure)
 	want(t, none, doMerge(s, &kvdpb.AbortMerge{Left: 2, Attempt: second.Attempt}))
@@ -125,6 +125,6 @@ func TestMergeNeedsTheSameMembers(t *testing.T) {
 	d := proto.CloneOf(s.shards[3])
 	d.Replicas = d.Replicas[:2]
 	s.setShard(d)
-	res := want(t, invalid, doMerge(s, begin(2, 3)))
+	res := want(t, invalid, doMerge(s, mergeOf(2, 3)))
 	require.Contains(t, res.Reason, "Move a replica first")
 }
