@@ -89,6 +89,25 @@ func (r *round) split(ctx context.Context, key string) error {
 	return err
 }
 
+// merge merges the shard of a key with its right neighbour, or cancels that after a while.
+func (r *round) merge(ctx context.Context, key string, cancels bool, after time.Duration) error {
+	shard := r.shardOf(ctx, key)
+	if shard == nil {
+		return errors.New("nobody tells which shard that is")
+	}
+	admin := kvdpb.NewShardAdminClient(r.reachable().ActiveConnection())
+	_, err := admin.Merge(ctx, &kvdpb.ShardMergeRequest{Id: shard.Id, NoWait: cancels})
+	if err != nil || !cancels {
+		return err
+	}
+	select {
+	case <-time.After(after):
+	case <-ctx.Done():
+	}
+	_, err = admin.Cancel(ctx, &kvdpb.ShardCancelRequest{Id: shard.Id})
+	return err
+}
+
 func (r *round) transfer(ctx context.Context, key string, to *cluster.Member) error {
 	shard := r.shardOf(ctx, key)
 	if shard == nil {

@@ -53,6 +53,7 @@ var faults = []fault{
 	{"compact", [2]time.Duration{0, second / 2}, compact, false},
 	{"lag", [2]time.Duration{2500 * time.Millisecond, 5 * second}, lag, false},
 	{"stutter", [2]time.Duration{second, 3 * second}, stutter, false},
+	{"merge", [2]time.Duration{0, second}, merge, false},
 	{"disk-full", [2]time.Duration{second, 3 * second}, diskFull, true},
 	{"disk-frozen", [2]time.Duration{second / 2, 3 * second}, diskFrozen, true},
 }
@@ -239,6 +240,20 @@ func split(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context)
 		return nil, nil
 	}
 	r.unattended(ctx, "split at "+at, func(ctx context.Context) error { return r.split(ctx, at) })
+	return nil, nil
+}
+
+// merge gives a shard the keys of its right neighbour, and sometimes thinks better of it. Nobody waits for that either.
+func merge(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context) error, error) {
+	key, cancels := keyName(rng.IntN(keys)), rng.IntN(4) == 0
+	after := time.Duration(rng.IntN(60)) * time.Millisecond
+	r.background.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		if err := r.merge(ctx, key, cancels, after); err != nil {
+			r.cfg.Log("merge of the shard of %s: %v", key, err)
+		}
+	})
 	return nil, nil
 }
 
