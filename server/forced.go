@@ -183,6 +183,11 @@ func (f *forcing) surveyShards() error {
 			missing = append(missing, fmt.Sprint(d.Shard))
 			continue
 		}
+		// Whether the left neighbour's replica here has all of the copy, nobody can be
+		// asked any more.
+		if s.Surrendered || d.Merge.GetPhase() == kvdpb.Merge_SURRENDERED {
+			return fmt.Errorf("shard %d was being merged, and had given its keys up to its neighbour or was about to get them: restore a snapshot", d.Shard)
+		}
 		f.revision = max(f.revision, s.Revision)
 		f.compacted = max(f.compacted, s.Compacted)
 		children = append(children, s.Children...)

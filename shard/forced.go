@@ -21,6 +21,8 @@ type Survey struct {
 	Revision, Compacted int64
 	// Children are the shards that splits cut off, as far as store and log tell.
 	Children []uint64
+	// Surrendered: the shard has given its keys up to its left neighbour.
+	Surrendered bool
 
 	batch command.Batch
 }
@@ -43,6 +45,8 @@ func SurveyStore(store *mvcc.Store) (*Survey, error) {
 	if st.pending != nil {
 		s.Children = append(s.Children, st.pending.Shard)
 	}
+	s.Revision = max(s.Revision, st.absorbing.GetNewest(), st.absorbing.GetSeal().GetRevision())
+	s.Surrendered = st.frozen.GetSurrenderedIn() != 0
 	return s, nil
 }
 
@@ -66,7 +70,13 @@ func (s *Survey) Add(cmd []byte) error {
 	for _, d := range c.GetTransactions().GetDecisions() {
 		s.Revision = max(s.Revision, d.GetRevision())
 	}
-	s.Compacted = max(s.Compacted, c.GetCompact().GetRevision())
+	for _, v := range c.GetAbsorbChunk().GetVersions() {
+		s.Revision = max(s.Revision, v.GetRevision())
+	}
+	seal := c.GetAbsorbChunk().GetSeal()
+	s.Revision = max(s.Revision, seal.GetRevision())
+	s.Compacted = max(s.Compacted, c.GetCompact().GetRevision(), seal.GetCompactRevision())
+	s.Surrendered = s.Surrendered || c.GetSurrender() != nil
 	if split := c.GetSplit(); split != nil {
 		s.Children = append(s.Children, split.GetChild().GetShard())
 	}

@@ -36,6 +36,14 @@ func TestSurveyOfALog(t *testing.T) {
 	require.EqualValues(t, 11, s.Revision)
 	require.EqualValues(t, 6, s.Compacted)
 	require.Equal(t, []uint64{8}, s.Children)
+	require.False(t, s.Surrendered)
+	require.NoError(t, s.Add(encoded(&kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_AbsorbChunk{AbsorbChunk: &kvdpb.ShardAbsorbChunk{
+		Versions: []*kvdpb.AbsorbedVersion{{Key: []byte("\x01k"), Revision: 12}}, Seal: &kvdpb.AbsorbSeal{Revision: 13, CompactRevision: 7},
+	}}})))
+	require.NoError(t, s.Add(encoded(&kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Surrender{Surrender: &kvdpb.ShardSurrender{Epoch: 2, Attempt: 1}}})))
+	require.EqualValues(t, 13, s.Revision)
+	require.EqualValues(t, 7, s.Compacted)
+	require.True(t, s.Surrendered)
 	require.Error(t, s.Add([]byte{command.Version1}))
 	require.Error(t, s.Add([]byte{0xff}))
 }

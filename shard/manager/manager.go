@@ -333,17 +333,11 @@ func (m *Manager) begin(a action) {
 		m.mu.Unlock()
 		return
 	}
-	if a.kind == lost {
-		told := m.mu.told[a.shard]
-		m.mu.told[a.shard] = true
-		m.mu.Unlock()
-		if !told {
-			m.log.Error("a replica cannot start: its raft log or its store is gone; it must be replaced by a new replica",
-				zap.Uint64("shard", a.shard), zap.Uint64("replica", a.replica))
-		}
+	told := a.kind == lost && m.mu.told[a.shard]
+	m.mu.Unlock()
+	if told {
 		return
 	}
-	m.mu.Unlock()
 	m.background(a.shard, func(ctx context.Context) {
 		if !m.wanted(a) {
 			return
@@ -413,6 +407,15 @@ func (m *Manager) perform(ctx context.Context, a action) error {
 			return nil
 		}
 		return r.SplitDone(ctx, a.child)
+	case lost:
+		// Decided twice: a replica whose first start or removal came in between the two
+		// looks has half of what it should have.
+		m.mu.Lock()
+		m.mu.told[a.shard] = true
+		m.mu.Unlock()
+		m.log.Error("a replica cannot start: its raft log or its store is gone; it must be replaced by a new replica",
+			zap.Uint64("shard", a.shard), zap.Uint64("replica", a.replica))
+		return nil
 	case abort:
 		m.log.Info("giving up a split that was never logged", zap.Uint64("shard", a.shard), zap.Uint64("child", a.child))
 		return m.update(ctx, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_AbortSplit{AbortSplit: &kvdpb.AbortSplit{Child: a.child}}})
