@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,21 @@ type Config struct {
 
 	// now is the clock that leases end by, and gates close by; stories move one by hand.
 	now func() time.Time
+	// waits bounds what is tried again or given up after a while; stories wait as long as
+	// it takes, and say when something is given up.
+	waits waits
+}
+
+// waits bounds waits. Zero values mean the defaults.
+type waits struct {
+	// propose is the wait for one proposal, freeze and quiet are those of Freeze.
+	propose, freeze, quiet time.Duration
+}
+
+func (w *waits) fill() {
+	w.propose = cmp.Or(w.propose, proposePatience)
+	w.freeze = cmp.Or(w.freeze, freezePatience)
+	w.quiet = cmp.Or(w.quiet, quietPatience)
 }
 
 // Limits bound what a replica holds. Zero values mean the defaults.
@@ -101,6 +117,7 @@ func (l *Limits) fill() {
 
 func (c *Config) fill() error {
 	c.Limits.fill()
+	c.waits.fill()
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}

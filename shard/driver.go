@@ -211,7 +211,7 @@ func (r *Replica) propose(ctx context.Context, c *kvdpb.ShardCommand) error {
 	if err != nil {
 		return &notAppendedError{err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, proposePatience)
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.waits.propose)
 	defer cancel()
 	select {
 	case s := <-p.Done():

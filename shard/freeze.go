@@ -49,7 +49,7 @@ func (r *Replica) Freeze(ctx context.Context, attempt, left uint64, right *kvdpb
 		return abort(&RejectedError{Rejection: MergePending})
 	}
 	c := &kvdpb.ShardFreeze{Epoch: t.epoch, Attempt: attempt, Left: left, Start: right.GetStart(), End: right.GetEnd()}
-	patient, cancel := context.WithTimeout(ctx, freezePatience)
+	patient, cancel := context.WithTimeout(ctx, r.cfg.waits.freeze)
 	defer cancel()
 	guard, err := t.latchSpan(patient, t.served.Load().Clone())
 	if err != nil {
@@ -122,7 +122,7 @@ func (x *parts) settled(ctx context.Context) error {
 
 // quiet brings what the tenure has taken in before it stopped serving into the log.
 func (t *tenure) quiet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, quietPatience)
+	ctx, cancel := context.WithTimeout(ctx, t.r.cfg.waits.quiet)
 	defer cancel()
 	if err := t.lessor.drain(ctx); err != nil {
 		return err

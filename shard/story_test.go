@@ -114,6 +114,17 @@ var storyCommands = map[string]func(*story) string{
 		})
 		return ""
 	},
+	// nothing is heard of proposals that were overwritten, until whoever waits for them
+	// gives them up
+	"give-up": func(s *story) string {
+		for i := range s.late {
+			if p := s.late[i].proposal; p != nil {
+				p.finish(multiraft.Outcome{Kind: multiraft.Unknown, Err: multiraft.ErrTimeout})
+				s.late[i].proposal = nil
+			}
+		}
+		return ""
+	},
 	"split-done": func(s *story) string {
 		var child uint64
 		s.d.ScanArgs(s.t, "child", &child)
@@ -239,6 +250,7 @@ func (s *story) cluster(n int, limits Limits, desc *kvdpb.Descriptor) {
 		leases.n = s.g.addNode(s.seq, func(c *Config) {
 			c.Sink, c.Limits, c.Leases, c.now = sink, limits, leases, s.clock.now
 			c.Shard, c.Descriptor = desc.Shard, desc
+			c.waits = waits{propose: patience, freeze: patience, quiet: patience}
 		})
 	}
 }
@@ -384,6 +396,13 @@ func (s *story) await() string {
 				p.mu.Lock()
 				defer p.mu.Unlock()
 				return len(p.mu.queue) >= count
+			})
+		case "absorbing":
+			until(s.t, "an absorb in line", func() bool {
+				p := &n.replica.tenure.Load().pipeline
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return p.mu.absorb != nil
 			})
 		case "gated":
 			var count int

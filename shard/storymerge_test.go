@@ -32,6 +32,7 @@ func init() {
 				}
 				return "done\n"
 			}
+			s.seq.set(func() { s.seq.mu.probes = 0 })
 			if !s.d.HasArg("name") {
 				ctx, cancel := context.WithTimeout(context.Background(), patience)
 				defer cancel()
@@ -57,8 +58,7 @@ func init() {
 		"surrender": func(ctx context.Context, _ *story, _, right *Replica, attempt uint64) error {
 			return right.Surrender(ctx, attempt)
 		},
-		"absorb": func(ctx context.Context, s *story, left, right *Replica, attempt uint64) error {
-			s.seq.set(func() { s.seq.mu.probes = 0 })
+		"absorb": func(ctx context.Context, _ *story, left, right *Replica, attempt uint64) error {
 			return left.Absorb(ctx, attempt, right.Merge().Spared)
 		},
 		"unfreeze": func(ctx context.Context, _ *story, _, right *Replica, attempt uint64) error {
