@@ -37,7 +37,7 @@ func TestSeeds(t *testing.T) {
 		{"Losses", 3, []string{"kill-owner", "kill-sequencer", "kill-anchor", "kill-any", "kill-all", "lag", "compact"}},
 		{"Pauses", 4, []string{"pause-owner", "pause-sequencer", "pause-anchor", "pause-short", "stutter", "split"}},
 		{"Networks", 5, []string{"isolate-owner", "isolate-sequencer", "isolate-anchor", "cut-pair", "one-way", "deaf", "mute", "delay", "loss", "reset"}},
-		{"HandOvers", 8, []string{"restart-owner", "restart-sequencer", "transfer", "split", "move", "compact"}},
+		{"HandOvers", 8, []string{"restart-owner", "restart-sequencer", "transfer", "split", "merge", "move", "compact"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			result, err := Run(t.Context(), Config{Binary: bin, Seed: c.seed, Only: c.faults, Faults: 8 * time.Second, Log: t.Logf})
