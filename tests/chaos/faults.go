@@ -246,7 +246,7 @@ func split(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context)
 // merge gives a shard the keys of its right neighbour, and sometimes thinks better of it. Nobody waits for that either. The last shard has no such
 // neighbour, so the key is among the first ones.
 func merge(ctx context.Context, r *round, rng *rand.Rand) (func(context.Context) error, error) {
-	key, cancels := keyName(rng.IntN(keys / 2)), rng.IntN(4) == 0
+	key, cancels := keyName(rng.IntN(keys/2)), rng.IntN(4) == 0
 	after := time.Duration(rng.IntN(60)) * time.Millisecond
 	r.background.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
