@@ -28,6 +28,10 @@ func (p *pipeline) applied(seq uint64, rejection Rejection, index uint64) {
 	}
 	p.mu.inflight[0] = nil
 	p.mu.inflight = p.mu.inflight[1:]
+	p.mu.returning = 0
+	if len(b.writes) > 1 {
+		p.mu.returning = len(p.mu.queue) + len(b.writes)
+	}
 	p.mu.Unlock()
 	if b.steps != nil {
 		p.stepsApplied(b, index)
