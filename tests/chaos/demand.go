@@ -46,6 +46,9 @@ func (r *round) demandService(ctx context.Context, healed time.Time) error {
 	for i, m := range r.cluster.Members {
 		c := r.clients[3*i]
 		checker := r.traffic.client(400+i, m.Name, r.plain[i], c.rng)
+		// A member that was down for long is not dialled for as long again by a gRPC
+		// client of its own accord: that is not what the member is judged by.
+		r.plain[i].ActiveConnection().ResetConnectBackoff()
 		wg.Go(func() {
 			// All of it in one go, so that what answers once answers again.
 			errs[i] = until(ctx, healed.Add(recovery), "service through "+m.Name, func(ctx context.Context) error {
