@@ -46,12 +46,16 @@ func (r *round) demandService(ctx context.Context, healed time.Time) error {
 	for i, m := range r.cluster.Members {
 		c := r.clients[3*i]
 		checker := r.traffic.client(400+i, m.Name, r.plain[i], c.rng)
-		// A member that was down for long is not dialled for as long again by a gRPC
-		// client of its own accord: that is not what the member is judged by.
-		r.plain[i].ActiveConnection().ResetConnectBackoff()
 		wg.Go(func() {
 			// All of it in one go, so that what answers once answers again.
 			errs[i] = until(ctx, healed.Add(recovery), "service through "+m.Name, func(ctx context.Context) error {
+				// One that a full disk ends may do so only now, and then whoever supervises
+				// it starts it again. After it was down for long a gRPC client does not dial
+				// for as long again of its own accord: that is not what it is judged by.
+				if err := r.start(m); err != nil {
+					return err
+				}
+				r.plain[i].ActiveConnection().ResetConnectBackoff()
 				for k := 0; k < keys; k += 3 {
 					if _, err := checker.do(ctx, history.Request{Put: &pb.PutRequest{Key: []byte(keyName(k)), Value: checker.value()}}); err != nil {
 						return err
