@@ -25,7 +25,7 @@ func TestShardsAreMergedUnderLoad(t *testing.T) {
 	defer c.stop(all...)
 	c.start(t, all...)
 	cli := c.client(t, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	lease, err := cli.Grant(ctx, 60)
 	require.NoError(t, err)
@@ -80,7 +80,7 @@ func TestShardsAreMergedUnderLoad(t *testing.T) {
 			absorbed, err = operate.Merge(ctx, left.Shard, 0, true)
 			// A machine that is slow may not copy in time; then it is asked for again.
 			return status.Code(err) != codes.FailedPrecondition && status.Code(err) != codes.Aborted
-		}, time.Minute, 20*time.Millisecond)
+		}, 3*time.Minute, 20*time.Millisecond)
 		require.NoError(t, err)
 		require.Equal(t, right.Shard, absorbed)
 		infos, _, err := c.members[2].router.Shards(ctx)
