@@ -206,11 +206,11 @@ func (f *forcing) surveyShards() error {
 
 // surveyShard looks at this member's replica of a shard; nil if it holds no data.
 func (f *forcing) surveyShard(d *kvdpb.Descriptor) (*shard.Survey, error) {
-	i := slices.IndexFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == f.m.id.member })
-	if i < 0 {
+	mine, ok := memberOf(d, f.m.id.member)
+	if !ok {
 		return nil, nil
 	}
-	replica := d.Replicas[i].Replica
+	replica := mine.Replica
 	dir := manager.StoreDir(f.m.dir.Join(manager.Dir), d.Shard, replica)
 	there, err := isThere(dir)
 	if err != nil {

@@ -15,10 +15,8 @@ import (
 
 // neighbour is the live shard that begins where another one ends.
 func neighbour(m *placement.Map, d *kvdpb.Descriptor) *kvdpb.Descriptor {
-	for _, o := range m.Live() {
-		if bytes.Equal(o.Start, d.End) {
-			return o
-		}
+	if o := m.Lookup(d.End); o != nil && bytes.Equal(o.Start, d.End) {
+		return o
 	}
 	return nil
 }
@@ -103,15 +101,6 @@ func (o operations) apart(a, b *kvdpb.Descriptor) (onlyA, onlyB string, differ b
 	}
 	onlyA, onlyB = only(a, b), only(b, a)
 	return onlyA, onlyB, onlyA != "none" || onlyB != "none"
-}
-
-func memberOf(d *kvdpb.Descriptor, member uint64) (*kvdpb.Replica, bool) {
-	for _, r := range d.Replicas {
-		if r.Member == member {
-			return r, true
-		}
-	}
-	return nil, false
 }
 
 // cancelMerge gives a merge up, if it is not too late.

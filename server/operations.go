@@ -161,14 +161,14 @@ func (o operations) Move(ctx context.Context, id, from, to uint64, wait bool) (r
 	if err := o.usable(to); err != nil {
 		return 0, err
 	}
-	i := slices.IndexFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == from })
-	if i < 0 {
+	leaves, ok := memberOf(d, from)
+	if !ok {
 		return 0, status.Errorf(codes.FailedPrecondition, "kvd: member %s has no replica of shard %d", o.name(from), id)
 	}
-	if slices.ContainsFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == to }) {
+	if _, there := memberOf(d, to); there {
 		return 0, status.Errorf(codes.FailedPrecondition, "kvd: member %s has a replica of shard %d already", o.name(to), id)
 	}
-	old := d.Replicas[i].Replica
+	old := leaves.Replica
 	res, err := o.update(ctx, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_AddReplica{
 		AddReplica: &kvdpb.AddReplica{Shard: id, Config: d.Config, Member: to, Replaces: old}}})
 	if err != nil {
@@ -201,6 +201,16 @@ func newest(d *kvdpb.Descriptor) uint64 {
 func replicaOf(d *kvdpb.Descriptor, replica uint64) (*kvdpb.Replica, bool) {
 	for _, r := range d.GetReplicas() {
 		if r.Replica == replica {
+			return r, true
+		}
+	}
+	return nil, false
+}
+
+// memberOf is the replica that a member has of a shard.
+func memberOf(d *kvdpb.Descriptor, member uint64) (*kvdpb.Replica, bool) {
+	for _, r := range d.GetReplicas() {
+		if r.Member == member {
 			return r, true
 		}
 	}

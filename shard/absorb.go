@@ -15,23 +15,17 @@ import (
 // AbsorbBegin makes the shard, on its owner, ready to take over its right neighbour,
 // whose descriptor is the one that the merge was decided on.
 func (r *Replica) AbsorbBegin(ctx context.Context, attempt, generation uint64, right *kvdpb.Descriptor) error {
-	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_AbsorbBegin{AbsorbBegin: &kvdpb.ShardAbsorbBegin{
-		Attempt: attempt, Right: right.GetShard(), Start: right.GetStart(), End: right.GetEnd(), Generation: generation}}})
-	if r.Merge().Absorbing == attempt {
-		return nil
-	}
-	return mergeError(r, "begin to merge into", err)
+	return r.proposeMerge(ctx, "begin to merge into", &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_AbsorbBegin{AbsorbBegin: &kvdpb.ShardAbsorbBegin{
+		Attempt: attempt, Right: right.GetShard(), Start: right.GetStart(), End: right.GetEnd(), Generation: generation}}}, func(m MergeState) bool {
+		return m.Absorbing == attempt
+	})
 }
 
 // Discard ends an attempt to absorb the right neighbour, and drops the copy. The
 // caller has seen that Unfreeze applied there.
 func (r *Replica) Discard(ctx context.Context, attempt uint64) error {
-	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_AbsorbDiscard{
-		AbsorbDiscard: &kvdpb.ShardAbsorbDiscard{Attempt: attempt}}})
-	if r.Merge().Over >= attempt {
-		return nil
-	}
-	return mergeError(r, "give up the copy in", err)
+	return r.proposeMerge(ctx, "give up the copy in", &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_AbsorbDiscard{
+		AbsorbDiscard: &kvdpb.ShardAbsorbDiscard{Attempt: attempt}}}, func(m MergeState) bool { return m.Over >= attempt })
 }
 
 // absorption is an Absorb on its way through the pipeline.
@@ -50,28 +44,29 @@ type absorption struct {
 // wait meanwhile, before they latch anything here, so that its turn comes.
 func (r *Replica) Absorb(ctx context.Context, attempt uint64, spared bool) error {
 	t := r.tenure.Load()
+	fail := func(err error) error { return fmt.Errorf("absorb into shard %d: %w", r.cfg.Shard, err) }
 	if t == nil || !t.serves() {
-		return fmt.Errorf("absorb into shard %d: %w", r.cfg.Shard, r.notOwner())
+		return fail(r.notOwner())
 	}
 	switch m := r.Merge(); {
 	case m.Over >= attempt:
 		return nil
 	case m.Absorbing != attempt || !m.Sealed:
-		return fmt.Errorf("absorb into shard %d: %w", r.cfg.Shard, &RejectedError{Rejection: NoSuchMerge})
+		return fail(&RejectedError{Rejection: NoSuchMerge})
 	}
 	if !spared && !r.probeOut(ctx, t, ownership.NewWaitOut(true)) {
-		return fmt.Errorf("absorb into shard %d: wait for read leases to end: %w", r.cfg.Shard, errors.Join(r.notOwner(), ctx.Err()))
+		return fail(fmt.Errorf("wait for read leases to end: %w", errors.Join(r.notOwner(), ctx.Err())))
 	}
 	if t.served.Load().Overlaps(keyspace.Leases()) {
 		// They go on in a new tenure, from what is left of them now. From here on there
 		// is no way back into this one.
 		if err := t.lessor.drain(ctx); err != nil {
 			t.end()
-			return fmt.Errorf("absorb into shard %d: %w", r.cfg.Shard, err)
+			return fail(err)
 		}
 	}
 	if !t.pipeline.absorb(attempt) {
-		return fmt.Errorf("absorb into shard %d: %w", r.cfg.Shard, r.notOwner())
+		return fail(r.notOwner())
 	}
 	for {
 		changed := r.changes()
@@ -79,14 +74,14 @@ func (r *Replica) Absorb(ctx context.Context, attempt uint64, spared bool) error
 		case r.Merge().Over >= attempt:
 			return nil
 		case t.over():
-			return fmt.Errorf("absorb into shard %d: %w", r.cfg.Shard, r.notOwner())
+			return fail(r.notOwner())
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			// Whatever is in the log or not, another tenure finds out.
 			t.end()
-			return fmt.Errorf("absorb into shard %d: %w", r.cfg.Shard, ctx.Err())
+			return fail(ctx.Err())
 		}
 	}
 }

@@ -68,7 +68,8 @@ func (r *Replica) Freeze(ctx context.Context, attempt, left uint64, right *kvdpb
 		t.end()
 		return fmt.Errorf("freeze shard %d: %w", r.cfg.Shard, err)
 	}
-	return r.proposeFreeze(ctx, t, c)
+	return r.proposeFrozen(ctx, t, "freeze", &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Freeze{Freeze: c}},
+		func() bool { return r.Merge().Frozen == attempt })
 }
 
 // stopServing stops serving the shard, if the freeze fits it as it is.
@@ -76,8 +77,7 @@ func (t *tenure) stopServing(c *kvdpb.ShardFreeze) error {
 	t.freezing.Lock()
 	defer t.freezing.Unlock()
 	v := t.r.view.Load()
-	s := state{ownership: v.ownership, desc: v.desc, span: v.span, pending: v.pending, initialized: true,
-		frozen: v.frozen, absorbing: v.absorbing, mergeFloor: v.mergeFloor}
+	s := v.state()
 	switch rejection := s.checkFreeze(c); {
 	case rejection != Accepted:
 		return &RejectedError{Rejection: rejection}
@@ -147,53 +147,31 @@ func (p *pipeline) idle() bool {
 	return len(p.mu.queue) == 0 && len(p.mu.steps) == 0 && len(p.mu.inflight) == 0 && p.mu.asking == 0
 }
 
-// proposeFreeze proposes a freeze until it applied, or its epoch is over.
-func (r *Replica) proposeFreeze(ctx context.Context, t *tenure, c *kvdpb.ShardFreeze) error {
-	for {
-		err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Freeze{Freeze: c}})
-		if r.Merge().Frozen == c.GetAttempt() {
-			return nil
-		}
-		var rejected *RejectedError
-		switch {
-		case errors.As(err, &rejected), t.over():
-			// Another tenure decides what becomes of the shard.
-			t.end()
-			return fmt.Errorf("freeze shard %d: %w", r.cfg.Shard, err)
-		case ctx.Err() != nil:
-			t.end()
-			return fmt.Errorf("freeze shard %d: %w", r.cfg.Shard, ctx.Err())
-		}
-		pause(ctx, driveRetryFirst)
-	}
-}
-
 // Surrender gives the frozen shard's keys up for ever, on its owner. The caller has
 // seen that the left neighbour's copy is sealed.
 func (r *Replica) Surrender(ctx context.Context, attempt uint64) error {
 	_, epoch := r.Owner()
-	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Surrender{
-		Surrender: &kvdpb.ShardSurrender{Epoch: epoch, Attempt: attempt}}})
-	if m := r.Merge(); m.Frozen == attempt && m.Surrendered {
-		return nil
-	}
-	return mergeError(r, "surrender", err)
+	return r.proposeMerge(ctx, "surrender", &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Surrender{
+		Surrender: &kvdpb.ShardSurrender{Epoch: epoch, Attempt: attempt}}}, func(m MergeState) bool {
+		return m.Frozen == attempt && m.Surrendered
+	})
 }
 
 // Unfreeze ends an attempt to merge the shard away, on its owner. It returns nil
 // also where that is over already, and fails with a *RejectedError of Surrendered
 // where it is too late.
 func (r *Replica) Unfreeze(ctx context.Context, attempt uint64) error {
-	err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Unfreeze{
-		Unfreeze: &kvdpb.ShardUnfreeze{Attempt: attempt}}})
-	if r.Merge().Over >= attempt {
-		return nil
-	}
-	return mergeError(r, "unfreeze", err)
+	return r.proposeMerge(ctx, "unfreeze", &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Unfreeze{
+		Unfreeze: &kvdpb.ShardUnfreeze{Attempt: attempt}}}, func(m MergeState) bool { return m.Over >= attempt })
 }
 
-// mergeError wraps what came of a proposal whose effect is not to be seen.
-func mergeError(r *Replica, what string, err error) error {
+// proposeMerge proposes a step of a merge, and goes by whether its effect is to be
+// seen, whatever became of this proposal of it.
+func (r *Replica) proposeMerge(ctx context.Context, what string, c *kvdpb.ShardCommand, applied func(MergeState) bool) error {
+	err := r.propose(ctx, c)
+	if applied(r.Merge()) {
+		return nil
+	}
 	if err == nil {
 		err = errors.New("it had no effect")
 	}

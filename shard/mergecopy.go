@@ -166,7 +166,7 @@ func (r *Replica) MergeBytes() (int64, error) {
 	if store == nil {
 		return 0, ErrClosed
 	}
-	n, err := store.SpanBytes(keyspace.Span{Start: v.span.Start, End: v.span.End})
+	n, err := store.SpanBytes(v.span)
 	if err != nil {
 		return 0, fmt.Errorf("shard %d: %w", r.cfg.Shard, err)
 	}

@@ -167,15 +167,13 @@ func (x *parts) decisionApplied(d *decision) {
 		}
 	}
 	told := d.waiting
-	refused := func() {}
 	if p != nil {
 		told = append(told, p.waiting...)
 		p.waiting = nil
 		x.removeLocked(p)
-		refused = x.sendDueLocked()
+		x.sendDueLocked()
 	}
 	x.mu.Unlock()
-	refused()
 	if p != nil {
 		if d.revision != 0 {
 			effects, _ := effectsOf(p.prepared.GetEffects())

@@ -130,11 +130,9 @@ func (x *parts) inquire(ctx context.Context, q *kvdpb.TxnRecord) {
 	}
 	x.t.r.counters.recovered.Add(1)
 	x.mu.Lock()
-	refused := func() {}
 	if p := x.mu.byID[string(q.GetTxn())]; p != nil && p.phase == partPrepared && !x.mu.closed {
 		x.decideLocked(p, reply.GetRevision())
-		refused = x.sendDueLocked()
+		x.sendDueLocked()
 	}
 	x.mu.Unlock()
-	refused()
 }

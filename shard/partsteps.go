@@ -140,9 +140,8 @@ func (x *parts) doDecide(req *Request, revision int64) {
 	case p != nil && p.phase == partPrepared:
 		p.waiting = append(p.waiting, req)
 		x.decideLocked(p, revision)
-		refused := x.sendDueLocked()
+		x.sendDueLocked()
 		x.mu.Unlock()
-		refused()
 	case p != nil && revision != 0:
 		// All parts of a committed transaction are prepared; this tenure is about
 		// to see that it is.
@@ -176,17 +175,16 @@ func (x *parts) decideLocked(p *part, revision int64) {
 
 // sendDueLocked puts the decisions that may be applied now into the pipeline.
 // They must get there before the lock is given up: whoever finds later that the
-// next one is due would overtake them. What is returned is to be called when the
-// lock is given up.
-func (x *parts) sendDueLocked() (refused func()) {
+// next one is due would overtake them.
+func (x *parts) sendDueLocked() {
 	due := x.dueLocked()
 	if len(due) == 0 {
-		return func() {}
+		return
 	}
 	if err := x.t.pipeline.enqueueDecisions(due); err != nil {
-		return func() { failSteps(due, err) }
+		// It takes the lock.
+		go failSteps(due, err)
 	}
-	return func() {}
 }
 
 // dueLocked returns the decisions that may be applied now (invariant 4).

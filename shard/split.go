@@ -47,7 +47,11 @@ func (r *Replica) Split(ctx context.Context, child *kvdpb.Descriptor, generation
 	}
 	// Who comes now, or waited, finds the span frozen.
 	t.latches.Release(guard)
-	return r.proposeSplit(ctx, t, c)
+	// Without the split only a new claim thaws the span.
+	return r.proposeFrozen(ctx, t, "split", &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Split{Split: c}}, func() bool {
+		p := r.Pending()
+		return p != nil && p.GetShard() == child.GetShard()
+	})
 }
 
 // latchSpan waits for the write latch of a span.
@@ -84,8 +88,7 @@ func (t *tenure) freeze(c *kvdpb.ShardSplit, right keyspace.Span) error {
 	defer t.freezing.Unlock()
 	v := t.r.view.Load()
 	served := *t.served.Load()
-	s := state{ownership: v.ownership, desc: v.desc, span: v.span, pending: v.pending, initialized: true,
-		frozen: v.frozen, absorbing: v.absorbing}
+	s := v.state()
 	switch rejection := s.checkSplit(c); {
 	case rejection != Accepted:
 		return &RejectedError{Rejection: rejection}
@@ -99,25 +102,26 @@ func (t *tenure) freeze(c *kvdpb.ShardSplit, right keyspace.Span) error {
 	return nil
 }
 
-// proposeSplit proposes a frozen split until it applied, or its epoch is over.
-func (r *Replica) proposeSplit(ctx context.Context, t *tenure, c *kvdpb.ShardSplit) error {
+// proposeFrozen proposes what a tenure has stopped serving a span for, until it
+// applied, or its epoch is over. After an error the tenure is: another one decides
+// what becomes of the span, which stays frozen until then.
+func (r *Replica) proposeFrozen(ctx context.Context, t *tenure, what string, c *kvdpb.ShardCommand, applied func() bool) error {
 	for {
-		err := r.propose(ctx, &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Split{Split: c}})
-		if p := r.Pending(); p != nil && p.GetShard() == c.GetChild().GetShard() {
+		err := r.propose(ctx, c)
+		if applied() {
 			return nil
 		}
 		var rejected *RejectedError
 		switch {
 		case errors.As(err, &rejected), t.over():
-			// Another tenure decides what becomes of the span.
-			t.end()
-			return fmt.Errorf("split shard %d: %w", r.cfg.Shard, err)
 		case ctx.Err() != nil:
-			// The span stays frozen; without the split only a new claim thaws it.
-			t.end()
-			return fmt.Errorf("split shard %d: %w", r.cfg.Shard, ctx.Err())
+			err = ctx.Err()
+		default:
+			pause(ctx, driveRetryFirst)
+			continue
 		}
-		pause(ctx, driveRetryFirst)
+		t.end()
+		return fmt.Errorf("%s shard %d: %w", what, r.cfg.Shard, err)
 	}
 }
 

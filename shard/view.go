@@ -36,6 +36,15 @@ func (s *state) view(index uint64) *view {
 	}
 }
 
+// state is what a check of a command needs that does not ask for the sequence, the
+// last revision or transactions, of an initialized shard.
+func (v *view) state() state {
+	return state{
+		ownership: v.ownership, desc: v.desc, span: v.span, pending: v.pending, initialized: true,
+		frozen: v.frozen, absorbing: v.absorbing, mergeFloor: v.mergeFloor,
+	}
+}
+
 // generation of the shard's descriptor; 0 before there is one.
 func (v *view) generation() uint64 { return v.desc.GetGeneration() }
 

@@ -227,30 +227,21 @@ func (h *Hub) Applied(id uint64, applied uint64, events []shard.Event) {
 }
 
 // Split implements shard.Sink. The child's span keeps what the parent resolved.
-func (h *Hub) Split(parent, child *kvdpb.Descriptor, applied uint64, revision int64) {
-	h.saw(revision)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	src := h.mu.locals[parent.Shard]
-	if src == nil {
-		return
-	}
-	src.mu.Lock()
-	for _, seg := range src.mu.segments {
-		seg.credit(revision)
-	}
-	src.mu.generation, src.mu.span = parent.Generation, spanOf(parent)
-	src.mu.last = max(src.mu.last, revision)
-	src.mu.Unlock()
-	h.rebuildLocked()
-	src.mu.Lock()
-	src.reachLocked(applied)
-	src.mu.Unlock()
+func (h *Hub) Split(parent, _ *kvdpb.Descriptor, applied uint64, revision int64) {
+	h.reshaped(parent, applied, revision)
 }
 
 // Absorbed implements shard.Sink. The keys that came go on from where their former
-// shard had got to; what that had not handed over is read from the store.
+// shard had got to; what that had not handed over is read from the store. Nothing of
+// the shard's own keys is missing up to revision: its owner had asked for none beyond
+// what was applied, and asks for larger ones from now on.
 func (h *Hub) Absorbed(desc *kvdpb.Descriptor, applied uint64, revision int64) {
+	h.reshaped(desc, applied, revision)
+}
+
+// reshaped takes in that a shard holds other keys from index applied on, and that all
+// events of its former ones up to revision were handed over.
+func (h *Hub) reshaped(desc *kvdpb.Descriptor, applied uint64, revision int64) {
 	h.saw(revision)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -260,8 +251,6 @@ func (h *Hub) Absorbed(desc *kvdpb.Descriptor, applied uint64, revision int64) {
 	}
 	src.mu.Lock()
 	for _, seg := range src.mu.segments {
-		// Nothing of the shard's own keys is missing up to revision: its owner had
-		// asked for none beyond what was applied, and asks for larger ones from now on.
 		seg.credit(revision)
 	}
 	src.mu.generation, src.mu.span = desc.Generation, spanOf(desc)

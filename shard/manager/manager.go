@@ -434,15 +434,14 @@ func (m *Manager) current(ctx context.Context, id, replica uint64) (*kvdpb.Descr
 	if err := m.cfg.Placement.Barrier(ctx); err != nil {
 		return nil, fmt.Errorf("read placement: %w", err)
 	}
-	for _, d := range m.cfg.Placement.Shards() {
-		if d.Shard != id {
-			continue
-		}
-		if r, mine := replicaOf(d, m.cfg.Member); mine && r == replica {
-			return d, nil
-		}
+	d := m.described(id)
+	if d == nil {
+		return nil, nil
 	}
-	return nil, nil
+	if r, mine := replicaOf(d, m.cfg.Member); !mine || r != replica {
+		return nil, nil
+	}
+	return d, nil
 }
 
 // seed makes the seed of a child from its parent's frozen span, and confirms it.
@@ -483,12 +482,7 @@ func (m *Manager) start(ctx context.Context, a action) error {
 		return nil // decided before the last step of the shard had ended
 	}
 	rc := multiraft.ReplicaConfig{Shard: a.shard, Replica: a.replica, QuickFirstElection: a.campaign}
-	var desc *kvdpb.Descriptor
-	for _, d := range m.cfg.Placement.Shards() {
-		if d.Shard == a.shard {
-			desc = d
-		}
-	}
+	desc := m.described(a.shard)
 	if len(desc.GetReplicas()) == 1 {
 		rc.QuickFirstElection = true
 	}

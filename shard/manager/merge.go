@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -123,15 +125,9 @@ func (m *Manager) merges() []*kvdpb.Merge {
 func (m *Manager) mergeAll() {
 	all := m.merges()
 	m.mu.Lock()
-	for attempt := range m.mu.merges {
-		found := false
-		for _, g := range all {
-			found = found || g.Attempt == attempt
-		}
-		if !found {
-			delete(m.mu.merges, attempt)
-		}
-	}
+	maps.DeleteFunc(m.mu.merges, func(attempt uint64, _ mergeTime) bool {
+		return !slices.ContainsFunc(all, func(g *kvdpb.Merge) bool { return g.Attempt == attempt })
+	})
 	m.mu.Unlock()
 	for _, g := range all {
 		if v := m.mergeView(g); v.ownsLeft || v.ownsRight {
@@ -200,13 +196,8 @@ const (
 
 // mergeOnce makes the next step of the merge into a shard.
 func (m *Manager) mergeOnce(left uint64) (acted bool, err error) {
-	var g *kvdpb.Merge
-	for _, o := range m.merges() {
-		if o.Left == left {
-			g = o
-		}
-	}
-	if g == nil {
+	g := m.described(left).GetMerge()
+	if g == nil || g.Left != left {
 		return false, nil
 	}
 	v := m.mergeView(g)
@@ -277,12 +268,7 @@ func (m *Manager) abortMerge(ctx context.Context, g *kvdpb.Merge, reason string)
 func (m *Manager) mergeStep(ctx context.Context, g *kvdpb.Merge, step mergeStep) error {
 	left, _ := m.Replica(g.Left)
 	right, _ := m.Replica(g.Right)
-	var desc *kvdpb.Descriptor
-	for _, d := range m.cfg.Placement.Shards() {
-		if d.Shard == g.Right {
-			desc = d
-		}
-	}
+	desc := m.described(g.Right)
 	if desc == nil || left == nil && step != mergeTellSurrendered {
 		return errors.New("a replica has gone")
 	}

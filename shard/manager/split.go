@@ -65,6 +65,16 @@ func (m *Manager) holder(key []byte) *kvdpb.Descriptor {
 	return nil
 }
 
+// described returns the descriptor of a shard; nil if placement has none.
+func (m *Manager) described(id uint64) *kvdpb.Descriptor {
+	for _, d := range m.cfg.Placement.Shards() {
+		if d.Shard == id {
+			return d
+		}
+	}
+	return nil
+}
+
 // reserve waits until no step and no split of the shard is under way, and keeps
 // others out until the returned function is called.
 func (m *Manager) reserve(ctx context.Context, id uint64, r *shard.Replica) (release func(), err error) {
@@ -100,12 +110,8 @@ func (m *Manager) reserve(ctx context.Context, id uint64, r *shard.Replica) (rel
 
 // reshaped tells whether replicas of a shard are being added or removed.
 func (m *Manager) reshaped(id uint64) bool {
-	for _, d := range m.cfg.Placement.Shards() {
-		if d.Shard == id {
-			return changing(d)
-		}
-	}
-	return false
+	d := m.described(id)
+	return d != nil && changing(d)
 }
 
 // split reserves the child in placement and lets the owner log the split.
