@@ -133,7 +133,13 @@ func (s *concurrencyServer) Observe(req *v3electionpb.LeaderRequest, stream grpc
 	if _, err := c.Get(wait, string(req.Name)+"/", clientv3.WithFirstCreate()...); err != nil {
 		return outward(wait, err)
 	}
-	return outward(wait, v3election.NewElectionServer(c).Observe(req, observeStream{ServerStreamingServer: stream, ctx: wait}))
+	err := v3election.NewElectionServer(c).Observe(req, observeStream{ServerStreamingServer: stream, ctx: wait})
+	if err == nil {
+		// etcd's code has none where it finds that the watch has ended before it finds
+		// that the context has, which both end with the server.
+		err = wait.Err()
+	}
+	return outward(wait, err)
 }
 
 // observeStream is a stream that also ends with the server.
