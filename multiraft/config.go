@@ -34,6 +34,8 @@ const (
 	defaultElection           = time.Second
 	defaultSnapshotEntries    = 20000
 	defaultCompactionOverhead = 5000
+	// defaultSnapshotBytes takes about half a second to read and skip.
+	defaultSnapshotBytes = 32 << 20
 
 	addressPrefix = "member-"
 )
@@ -60,6 +62,9 @@ type Config struct {
 	// SnapshotEntries is after how many applied entries the log is compacted, with a jitter per replica, and CompactionOverhead how many entries
 	// before that stay for followers that lag; 20000 and 5000 when zero.
 	SnapshotEntries, CompactionOverhead uint64
+	// SnapshotBytes bounds what all replicas together have applied since their last snapshots, in bytes of commands: the part of the logs that the next start
+	// reads again. 32 MiB when zero. Each replica may have 1 MiB.
+	SnapshotBytes int64
 	// OnLeader is told the leader of each local replica when it or the term changes, one call at a time, in order. While it runs, newer
 	// states of a shard replace older ones that were not yet delivered; a change of term tells that something was left out.
 	OnLeader func(LeaderEvent)
@@ -115,6 +120,9 @@ func (c *Config) fill() error {
 	if c.CompactionOverhead == 0 {
 		c.CompactionOverhead = defaultCompactionOverhead
 	}
+	if c.SnapshotBytes == 0 {
+		c.SnapshotBytes = defaultSnapshotBytes
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -133,6 +141,9 @@ func (c *Config) fill() error {
 	}
 	if c.Mesh == nil {
 		errs = append(errs, errors.New("no mesh"))
+	}
+	if c.SnapshotBytes < 0 {
+		errs = append(errs, fmt.Errorf("%d bytes of log before a snapshot", c.SnapshotBytes))
 	}
 	if c.Heartbeat < time.Millisecond || c.Heartbeat%time.Millisecond != 0 {
 		errs = append(errs, fmt.Errorf("heartbeat interval %v is not a number of milliseconds", c.Heartbeat))

@@ -29,6 +29,8 @@ type Host struct {
 	// logs is the raft log, once it is open.
 	logs     atomic.Pointer[logstore.Store]
 	counters counters
+	// shortener bounds the logs.
+	shortener *shortener
 	// ctx ends when Close begins, and with it all calls that wait.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -68,12 +70,14 @@ func NewHost(cfg Config) (h *Host, err error) {
 	h.transport = newTransport(&h.cfg, h.runs)
 	cfg.Mesh.Registrar().RegisterService(&chunkDesc, h.transport)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.shortener = newShortener(h)
 	h.events = newDispatcher(h.noteLeader, h.cfg.OnLeader, h.cfg.OnReplica)
 	if h.nh, err = openNodeHost(h.nodeHostConfig()); err != nil {
 		h.cancel()
 		h.events.close()
 		return nil, err
 	}
+	go h.shortener.run()
 	h.stamp.Complete = true
 	if err := writeStamp(cfg.Dir, h.stamp); err != nil {
 		h.Close()
@@ -186,6 +190,7 @@ func (h *Host) Close() {
 	if closed {
 		return
 	}
+	<-h.shortener.done
 	h.nh.Close()
 	h.events.close()
 }

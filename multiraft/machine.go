@@ -66,6 +66,9 @@ func (m *machine) Open(stop <-chan struct{}) (uint64, error) {
 	if err != nil {
 		return 0, m.fail("open", err)
 	}
+	if f, ok := m.sm.(Flusher); ok {
+		m.r.flush = f.Flush
+	}
 	return applied, nil
 }
 
@@ -84,6 +87,7 @@ func (m *machine) Update(in []sm.Entry) ([]sm.Entry, error) {
 	}
 	clear(all)
 	m.entries = all
+	m.r.host.shortener.look()
 	return in, nil
 }
 

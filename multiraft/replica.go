@@ -41,6 +41,8 @@ type replica struct {
 	leading atomic.Bool
 	leader  atomic.Pointer[LeaderEvent]
 	ready   atomic.Bool
+	// flush makes the state machine's Flush, if it has one. It is there once the replica is ready.
+	flush func()
 	// changed is signalled after each leader event, and when the replica ends.
 	changed broadcast
 	// closed is closed once the state machine is closed.

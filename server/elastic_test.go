@@ -39,7 +39,7 @@ func (c *cluster) grow(t *testing.T, via int, learner bool) (id uint64) {
 		require.Empty(t, resp.Member.Name)
 		require.Len(t, resp.Members, len(strings.Split(c.initial, ",")))
 		return true
-	}, 20*time.Second, 200*time.Millisecond)
+	}, time.Minute, 200*time.Millisecond)
 	return id
 }
 
@@ -110,7 +110,7 @@ func TestMembersComeAndGo(t *testing.T) {
 			require.ErrorIs(t, err, rpctypes.ErrUnhealthy)
 		}
 		return err == nil
-	}, 20*time.Second, 200*time.Millisecond)
+	}, time.Minute, 200*time.Millisecond)
 	select {
 	case err := <-gone.Stopped():
 		require.True(t, Removed(err), "%v", err)
@@ -128,7 +128,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	}
 
 	// It is refused when it comes back, and told why.
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, err = Start(ctx, c.config(t, 0, "--initial-cluster-state=existing"))
 	require.True(t, Removed(err), "%v", err)
@@ -143,7 +143,7 @@ func TestMembersComeAndGo(t *testing.T) {
 // startJoining starts a member that was added before.
 func (c *cluster) startJoining(t *testing.T, i int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var err error
 	c.members[i], err = Start(ctx, c.config(t, i, "--initial-cluster-state="+config.StateExisting))
@@ -156,5 +156,5 @@ func (c *cluster) awaitVoters(t *testing.T, i, want int) {
 	require.Eventually(t, func() bool {
 		g, err := c.members[i].host.Membership(t.Context(), 1)
 		return err == nil && len(g.Voters) == want
-	}, 20*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 }

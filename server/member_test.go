@@ -68,7 +68,7 @@ func (c *cluster) config(t testing.TB, i int, more ...string) *config.Config {
 
 // start starts the given members at once.
 func (c *cluster) start(t *testing.T, which ...int) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, i := range which {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 
+	"go.uber.org/zap"
+
 	"github.com/kvd-io/kvd/multiraft"
 	"github.com/kvd-io/kvd/mvcc"
 )
@@ -15,6 +17,13 @@ func (r *Replica) Sync() error {
 		return fmt.Errorf("shard %d: sync: %w", r.cfg.Shard, err)
 	}
 	return nil
+}
+
+// Flush implements multiraft.Flusher.
+func (r *Replica) Flush() {
+	if err := r.store.Load().Flush(); err != nil {
+		r.log.Debug("flush ahead of a snapshot", zap.Error(err))
+	}
 }
 
 // PrepareSnapshot implements multiraft.StateMachine.

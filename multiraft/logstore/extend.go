@@ -48,9 +48,11 @@ func (s *Store) extend(b *pebble.Batch, x *Extension) error {
 	for _, e := range x.Entries {
 		last++
 		e.Index, e.Term = last, rec.term
-		if err := putEntry(b, r.id, &e); err != nil {
+		size, err := putEntry(b, r.id, &e)
+		if err != nil {
 			return err
 		}
+		s.growLocked(r, int64(size))
 	}
 	rec.last, rec.commit = last, last
 	r.putRecordLocked(b)

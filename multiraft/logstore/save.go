@@ -52,15 +52,17 @@ func (s *Store) save(b *pebble.Batch, r *replica, u *raftpb.Update) (*pebble.Bat
 	if restored {
 		// The log begins anew behind the snapshot.
 		rec.last = u.Snapshot.Index
-		if err := putSnapshotLocked(b, r, &u.Snapshot); err != nil {
+		if err := s.putSnapshotLocked(b, r, &u.Snapshot); err != nil {
 			return b, err
 		}
 	}
 	if n := len(u.EntriesToSave); n > 0 {
 		for i := range u.EntriesToSave {
-			if err := putEntry(b, r.id, &u.EntriesToSave[i]); err != nil {
+			size, err := putEntry(b, r.id, &u.EntriesToSave[i])
+			if err != nil {
 				return b, err
 			}
+			s.growLocked(r, int64(size))
 		}
 		rec.last = u.EntriesToSave[n-1].Index
 	}
@@ -68,16 +70,17 @@ func (s *Store) save(b *pebble.Batch, r *replica, u *raftpb.Update) (*pebble.Bat
 	return b, nil
 }
 
-func putEntry(b *pebble.Batch, id raftio.NodeInfo, e *raftpb.Entry) error {
-	op := b.SetDeferred(entryKeyLen, e.Size())
+func putEntry(b *pebble.Batch, id raftio.NodeInfo, e *raftpb.Entry) (size int, err error) {
+	size = e.Size()
+	op := b.SetDeferred(entryKeyLen, size)
 	putEntryKey(op.Key, id, e.Index)
 	if _, err := e.MarshalTo(op.Value); err != nil {
-		return fmt.Errorf("logstore: encoding an entry: %w", err)
+		return 0, fmt.Errorf("logstore: encoding an entry: %w", err)
 	}
-	return op.Finish()
+	return size, op.Finish()
 }
 
-func putSnapshotLocked(b *pebble.Batch, r *replica, snapshot *raftpb.Snapshot) error {
+func (s *Store) putSnapshotLocked(b *pebble.Batch, r *replica, snapshot *raftpb.Snapshot) error {
 	value, err := snapshot.Marshal()
 	if err != nil {
 		return fmt.Errorf("logstore: encoding a snapshot record: %w", err)
@@ -85,6 +88,7 @@ func putSnapshotLocked(b *pebble.Batch, r *replica, snapshot *raftpb.Snapshot) e
 	if err := b.Set(replicaKey(kindSnapshot, r.id), value, nil); err != nil {
 		return fmt.Errorf("logstore: %w", err)
 	}
+	s.shrinkLocked(r, snapshot.Index)
 	r.mu.snapshot = snapshot.Index
 	return nil
 }
@@ -116,7 +120,7 @@ func (s *Store) saveSnapshot(r *replica, snapshot *raftpb.Snapshot) error {
 	}
 	b := s.db.NewBatch()
 	defer b.Close()
-	if err := putSnapshotLocked(b, r, snapshot); err != nil {
+	if err := s.putSnapshotLocked(b, r, snapshot); err != nil {
 		return err
 	}
 	return s.commit(b)
@@ -178,7 +182,12 @@ func (s *Store) RemoveNodeData(shard, replica uint64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.mu.replicas, id)
+	if r := s.mu.replicas[id]; r != nil {
+		r.mu.Lock()
+		s.growLocked(r, -r.mu.unsaved)
+		r.mu.Unlock()
+		delete(s.mu.replicas, id)
+	}
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -64,6 +65,8 @@ type Store struct {
 		sync.RWMutex
 		replicas map[raftio.NodeInfo]*replica
 	}
+	// unsaved is the sum of all replicas' unsaved.
+	unsaved atomic.Int64
 }
 
 var _ raftio.ILogDB = (*Store)(nil)
@@ -79,6 +82,8 @@ type replica struct {
 		stored, dirty bool
 		// snapshot is the index of the newest snapshot; entries below removed were removed since the store was opened.
 		snapshot, removed uint64
+		// unsaved is how many bytes of entries were written, and are on disk, since the newest snapshot.
+		unsaved int64
 	}
 }
 
@@ -220,12 +225,16 @@ func (s *Store) replica(id raftio.NodeInfo) (*replica, error) {
 		return nil, err
 	}
 	r.mu.snapshot = snapshot.Index
+	if r.mu.unsaved, err = s.measure(r); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if first := s.mu.replicas[id]; first != nil {
 		return first, nil
 	}
 	s.mu.replicas[id] = r
+	s.unsaved.Add(r.mu.unsaved)
 	return r, nil
 }
 
