@@ -90,8 +90,8 @@ func (s *shortener) shorten() {
 	s.above.Store(s.h.cfg.SnapshotBytes)
 }
 
-// shortenLongest makes the replica with the longest log take a snapshot, and tells whether the logs are shorter now. As much of a log as there was since the
-// snapshot before stays for followers that lag, but no more entries than usual.
+// shortenLongest makes the replica with the longest log take a snapshot, and tells whether it did. What stays of the log for followers that lag is as much as
+// ever: the next start does not read it.
 func (s *shortener) shortenLongest() bool {
 	var r *replica
 	longest := s.h.logs.Load().MostUnsaved(func(shard, id uint64) bool {
@@ -110,7 +110,7 @@ func (s *shortener) shortenLongest() bool {
 	}
 	ctx, cancel := context.WithTimeout(s.h.ctx, shortenPatience)
 	defer cancel()
-	err := s.h.RequestSnapshot(ctx, r.shard, true, min(longest.Entries, s.h.cfg.CompactionOverhead))
+	err := s.h.RequestSnapshot(ctx, r.shard, false, 0)
 	switch {
 	case err == nil:
 		return true
