@@ -12,5 +12,8 @@
 // Server CPU per operation is the user and system time of all member processes during the measured window divided by the operations that
 // ended in it: unlike throughput it does not depend on how much CPU the load generator leaves over, so it is the figure to trust.
 //
+// Beside these cells, and by themselves: restart is the time from the start of all members of a large store to answers from all of them, kill the time
+// without answers after kill -9 of the member that leads everything, snapshot what saving and restoring takes.
+//
 // It must never talk to anything but loopback, and leaves no process and no data behind.
 package main

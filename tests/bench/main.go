@@ -112,7 +112,7 @@ func parseOptions(args []string) (*options, error) {
 		return nil, err
 	}
 	for _, op := range o.ops {
-		if !slices.Contains([]string{"get", "range", "put", "watch", "restart", "snapshot", "txn-near2", "txn-far2", "txn-near8", "txn-far8"}, op) {
+		if !slices.Contains([]string{"get", "range", "put", "watch", "restart", "kill", "snapshot", "txn-near2", "txn-far2", "txn-near8", "txn-far8"}, op) {
 			return nil, fmt.Errorf("-cells: no operation %q", op)
 		}
 	}
@@ -183,6 +183,13 @@ func run(ctx context.Context, args []string) error {
 	if slices.Contains(o.ops, "restart") {
 		for _, members := range o.members {
 			if err := measureRestart(ctx, o, r, members); err != nil {
+				return err
+			}
+		}
+	}
+	if slices.Contains(o.ops, "kill") {
+		for _, members := range o.members {
+			if err := measureKill(ctx, o, r, members); err != nil {
 				return err
 			}
 		}
