@@ -93,6 +93,10 @@ sim: ## Play the scheduler and the sequencer with 200 members and 100,000 shards
 shards-1000: build ## A thousand shards on three members: start-up, memory, descriptors, idle CPU, and that all works.
 	go run -buildvcs=false ./tests/manyshards $(ARGS)
 
+.PHONY: bigstore
+bigstore: build ## A store of 5 GiB that the scheduler cuts into shards while it grows and is used; takes up to 40 GB of disk for a quarter of an hour.
+	go run -buildvcs=false ./tests/bigstore $(ARGS)
+
 .PHONY: model
 model: ## Check the models of tests/model and their mutations; needs spin.
 	tests/model/check.sh
