@@ -63,7 +63,7 @@ CLUSTER_ENV := KVD_TEST_BIN=$(CURDIR)/bin/kvd KVD_TEST_KVCTL=$(CURDIR)/bin/kvctl
 
 .PHONY: test
 test: build ## Unit tests with the race detector, then the tests of whole clusters.
-	go test -race -timeout 10m $$(go list ./... | grep -vE '^$(MODULE)/(tests/chaos|tests/e2e|internal/lint)')
+	go test -race -timeout 20m $$(go list ./... | grep -vE '^$(MODULE)/(tests/chaos|tests/e2e|internal/lint)')
 	cd tests/bench && go test .
 	cd tests/etcd && go test .
 	cd tests/backup && $(CLUSTER_ENV) go test -count=1 .
