@@ -100,6 +100,9 @@ type Operations interface {
 	// Merge gives a shard the keys of its right neighbour, which has to be right unless
 	// that is 0, and names that.
 	Merge(ctx context.Context, shard, right uint64, wait bool) (absorbed uint64, err error)
+	// Rebuild makes the replica on a member anew from the others; member 0 is the one whose
+	// replica was found to differ. replica is the new one, if it was waited for.
+	Rebuild(ctx context.Context, shard, member uint64, wait bool) (rebuilt, replica uint64, err error)
 	// Cancel takes back what is under way with a shard, and says what it was.
 	Cancel(ctx context.Context, shard uint64) (what string, err error)
 	// Rebalance has the cluster look at itself now, and tells what it decided.

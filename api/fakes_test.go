@@ -284,6 +284,11 @@ func (o *fakeOperations) Merge(_ context.Context, shard, right uint64, wait bool
 	return 5, o.err
 }
 
+func (o *fakeOperations) Rebuild(_ context.Context, shard, member uint64, wait bool) (uint64, uint64, error) {
+	o.asked = fmt.Sprint("rebuild ", shard, " on ", member, " ", wait)
+	return 6, 10, o.err
+}
+
 func (o *fakeOperations) Cancel(_ context.Context, shard uint64) (string, error) {
 	o.asked = fmt.Sprint("cancel ", shard)
 	return "a move", o.err

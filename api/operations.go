@@ -42,6 +42,15 @@ func (s *shardServer) Merge(ctx context.Context, req *kvdpb.ShardMergeRequest) (
 	return &kvdpb.ShardMergeResponse{Shard: s.info(i), AbsorbedId: absorbed}, nil
 }
 
+// Rebuild implements kvdpb.ShardAdminServer.
+func (s *shardServer) Rebuild(ctx context.Context, req *kvdpb.ShardRebuildRequest) (*kvdpb.ShardRebuildResponse, error) {
+	member, replica, err := s.operations.Rebuild(ctx, req.Id, req.MemberId, !req.NoWait)
+	if err != nil {
+		return nil, err
+	}
+	return &kvdpb.ShardRebuildResponse{MemberId: member, ReplicaId: replica}, nil
+}
+
 // Cancel implements kvdpb.ShardAdminServer.
 func (s *shardServer) Cancel(ctx context.Context, req *kvdpb.ShardCancelRequest) (*kvdpb.ShardCancelResponse, error) {
 	what, err := s.operations.Cancel(ctx, req.Id)

@@ -26,6 +26,11 @@ func TestOperations(t *testing.T) {
 	require.Equal(t, "move 4 from 5 to 7 false", f.operations.asked)
 	_, err = admin.Move(ctx, &kvdpb.ShardMoveRequest{Id: 4, FromMemberId: 5, ToMemberId: 5})
 	require.Equal(t, codes.InvalidArgument, status.Code(err))
+	rebuilt, err := admin.Rebuild(ctx, &kvdpb.ShardRebuildRequest{Id: 4, NoWait: true})
+	require.NoError(t, err)
+	require.EqualValues(t, 6, rebuilt.MemberId)
+	require.EqualValues(t, 10, rebuilt.ReplicaId)
+	require.Equal(t, "rebuild 4 on 0 false", f.operations.asked)
 	cancelled, err := admin.Cancel(ctx, &kvdpb.ShardCancelRequest{Id: 4})
 	require.NoError(t, err)
 	require.Equal(t, "a move", cancelled.Cancelled)
@@ -45,6 +50,7 @@ func TestOperations(t *testing.T) {
 	for _, err := range []error{
 		second(admin.Transfer(ctx, &kvdpb.ShardTransferRequest{Id: 4})),
 		second(admin.Move(ctx, &kvdpb.ShardMoveRequest{Id: 4, ToMemberId: 1})),
+		second(admin.Rebuild(ctx, &kvdpb.ShardRebuildRequest{Id: 4, MemberId: 6})),
 		second(admin.Cancel(ctx, &kvdpb.ShardCancelRequest{Id: 4})),
 		second(admin.Rebalance(ctx, &kvdpb.RebalanceRequest{})),
 		second(admin.Settings(ctx, &kvdpb.SettingsRequest{})),
@@ -63,7 +69,13 @@ func TestOperationIsShown(t *testing.T) {
 	require.Equal(t, "move five to six: copying (12 of 340)", i.Operation)
 	require.True(t, i.Replicas[1].Joining)
 	require.EqualValues(t, 5, i.Replicas[1].ReplacesMemberId)
+	child := &kvdpb.Descriptor{Shard: 9, Parent: 4, Replicas: []*kvdpb.Replica{{Member: 5, Replica: 1}, {Member: 6, Replica: 2}}, Seeded: []uint64{6}}
+	split := &kvdpb.Descriptor{Shard: 4, Replicas: []*kvdpb.Replica{{Member: 5, Replica: 1}, {Member: 6, Replica: 2}}}
+	require.Equal(t, "split: copying to shard 9 (1 of 2)", s.info(router.ShardInfo{Descriptor: split, Operation: "split", Child: child}).Operation)
 	d.Replicas[1] = &kvdpb.Replica{Member: 6, Replica: 2}
+	d.Replicas[0].Rebuild = true
+	require.Equal(t, "rebuild five: checking the others", s.info(router.ShardInfo{Descriptor: d, Operation: "rebuild"}).Operation)
+	d.Replicas[0].Rebuild = false
 	d.Replicas[0].Leaving = true
 	require.Equal(t, "remove five: leaving", s.info(router.ShardInfo{Descriptor: d, Operation: "remove"}).Operation)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/kvd-io/kvd/mvcc/keyspace"
+	"github.com/kvd-io/kvd/placement"
 	"github.com/kvd-io/kvd/proto/kvdpb"
 	"github.com/kvd-io/kvd/router"
 	"google.golang.org/grpc/codes"
@@ -74,10 +75,15 @@ func (s *shardServer) info(i router.ShardInfo) *kvdpb.ShardInfo {
 		out.End, out.EndInternal = bound(d.End)
 	}
 	out.Operation = i.Operation.Words(d, s.nameOrID)
+	if i.Operation == placement.Splitting && i.Child != nil {
+		seeded, replicas := placement.SplitProgress(i.Child)
+		out.Operation += fmt.Sprintf(" to shard %d (%d of %d)", i.Child.Shard, seeded, replicas)
+	}
 	applied := i.Status.GetAppliedIndex()
 	for _, r := range d.Replicas {
 		replica := &kvdpb.ShardReplica{
 			ReplicaId: r.Replica, MemberId: r.Member, MemberName: s.name(r.Member), NonVoting: r.NonVoting, Joining: r.Joining, Leaving: r.Leaving,
+			Rebuild: r.Rebuild, Corrupt: !r.Joining && placement.Corrupt(s.cluster.StandingAlarms(), d.Shard, r.Member),
 		}
 		for _, o := range d.Replicas {
 			if r.Replaces != 0 && o.Replica == r.Replaces {

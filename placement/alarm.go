@@ -23,16 +23,49 @@ func (s *State) raiseAlarm(c *kvdpb.RaiseAlarm) *kvdpb.PlacementResult {
 	if _, known := kvdpb.Alarm_Type_name[int32(a.GetType())]; !known || a.GetType() == kvdpb.Alarm_NONE {
 		return reject(kvdpb.PlacementResult_INVALID, "alarm of type %d", a.GetType())
 	}
+	shards := s.held(a.Member, a.Shards)
+	if len(shards) == 0 && len(a.Shards) > 0 {
+		return applied() // it is about replicas that are gone
+	}
 	at, found := slices.BinarySearchFunc(s.alarms, a, compareAlarms)
 	if found {
+		s.addShards(at, shards)
 		return applied()
 	}
 	if len(s.alarms) >= maxAlarms {
 		return reject(kvdpb.PlacementResult_INVALID, "%d alarms stand already", len(s.alarms))
 	}
-	s.alarms = slices.Insert(slices.Clone(s.alarms), at, proto.CloneOf(a))
+	added := proto.CloneOf(a)
+	added.Shards = shards
+	s.alarms = slices.Insert(slices.Clone(s.alarms), at, added)
 	s.dirty.meta = true
 	return applied()
+}
+
+// held returns, in order, those of the shards of which a member has a replica that does
+// not just join.
+func (s *State) held(member uint64, shards []uint64) (held []uint64) {
+	for _, id := range shards {
+		if r := replicaOn(s.shards[id], member); r != nil && !r.Joining {
+			held = append(held, id)
+		}
+	}
+	slices.Sort(held)
+	return slices.Compact(held)
+}
+
+// addShards has the alarm at a place of the list name more shards.
+func (s *State) addShards(at int, shards []uint64) {
+	all := slices.Concat(s.alarms[at].Shards, shards)
+	slices.Sort(all)
+	if all = slices.Compact(all); len(all) == len(s.alarms[at].Shards) {
+		return
+	}
+	next := proto.CloneOf(s.alarms[at])
+	next.Shards = all
+	s.alarms = slices.Clone(s.alarms)
+	s.alarms[at] = next
+	s.dirty.meta = true
 }
 
 // clearAlarm ends the alarms that the command names, if there are any.

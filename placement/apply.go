@@ -128,6 +128,9 @@ func (s *State) beginSplit(c *kvdpb.BeginSplit) *kvdpb.PlacementResult {
 	if r := changing(parent); r != nil {
 		return reject(kvdpb.PlacementResult_BUSY, "replica %d of shard %d is being added or removed", r.Replica, parent.Shard)
 	}
+	if refused := s.refuseCorrupt(parent); refused != nil {
+		return refused
+	}
 	if child := s.seedingChild(parent.Shard); child != nil {
 		if bytes.Equal(child.Start, c.Key) {
 			return &kvdpb.PlacementResult{Descriptor_: proto.CloneOf(child)}

@@ -81,6 +81,9 @@ func (s *State) beginMerge(c *kvdpb.BeginMerge) *kvdpb.PlacementResult {
 		if refused := s.busy(side.d); refused != nil {
 			return refused
 		}
+		if refused := s.refuseCorrupt(side.d); refused != nil {
+			return refused
+		}
 	}
 	if member, ok := unmatched(left, right); ok {
 		return reject(kvdpb.PlacementResult_INVALID,
@@ -207,6 +210,10 @@ func (s *State) mergeDone(c *kvdpb.MergeDone) *kvdpb.PlacementResult {
 	left.End, left.Generation = bytes.Clone(s.shards[m.Right].End), m.Generation
 	left.Merge, left.MergeFailure = nil, nil
 	s.setShard(left)
+	// The left shard has what the right one's owner had; the others' copies are gone.
+	for _, r := range s.shards[m.Right].Replicas {
+		s.sound(m.Right, r.Member)
+	}
 	delete(s.shards, m.Right)
 	s.dirty.shards[m.Right] = struct{}{}
 	s.dead[m.Right] = struct{}{}

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/kvd-io/kvd/proto/kvdpb"
 )
@@ -17,6 +18,8 @@ const (
 	Moving Operation = "move"
 	// Adding: a replica joins.
 	Adding Operation = "add"
+	// Rebuilding: a replica is made anew from the others.
+	Rebuilding Operation = "rebuild"
 	// Removing: a replica leaves. It only goes forward.
 	Removing Operation = "remove"
 	// Merging: it is merged with a neighbour.
@@ -30,6 +33,8 @@ func Doing(m *Map, d *kvdpb.Descriptor) Operation {
 	}
 	if r := changing(d); r != nil {
 		switch {
+		case r.Rebuild:
+			return Rebuilding
 		case r.Joining && r.Replaces != 0:
 			return Moving
 		case r.Joining:
@@ -66,10 +71,34 @@ func (o Operation) Words(d *kvdpb.Descriptor, name func(member uint64) string) s
 		return fmt.Sprintf("move %s to %s: copying", from, name(r.Member))
 	case Adding:
 		return fmt.Sprintf("add %s: copying", name(r.Member))
+	case Rebuilding:
+		phase := "checking the others"
+		switch {
+		case r.Joining:
+			phase = "copying"
+		case r.Leaving:
+			phase = "leaving"
+		}
+		return fmt.Sprintf("rebuild %s: %s", name(r.Member), phase)
 	case Removing:
 		return fmt.Sprintf("remove %s: leaving", name(r.Member))
 	}
 	return ""
+}
+
+// SplitProgress tells how many of the replicas of a split's child hold its data, and of
+// how many.
+func SplitProgress(child *kvdpb.Descriptor) (seeded, replicas int) {
+	for _, r := range child.GetReplicas() {
+		if r.Joining {
+			continue
+		}
+		replicas++
+		if slices.Contains(child.Seeded, r.Member) {
+			seeded++
+		}
+	}
+	return seeded, replicas
 }
 
 // Pursues tells whether a descriptor still goes the way on which replica takes the

@@ -25,8 +25,8 @@ type Map struct {
 	// still routed to the parents.
 	seeding []*kvdpb.Descriptor
 	byID    map[uint64]*kvdpb.Descriptor
-	// splitting holds the shards whose children wait for seeds.
-	splitting map[uint64]struct{}
+	// splitting holds the children that wait for seeds, by the shards that are split.
+	splitting map[uint64]*kvdpb.Descriptor
 }
 
 // NewMap builds the map of a set of descriptors whose live ones tile the key
@@ -37,10 +37,10 @@ func NewMap(version uint64, shards map[uint64]*kvdpb.Descriptor) *Map {
 
 // newMap builds the map of descriptors of which the live ones are in order already.
 func newMap(version uint64, shards map[uint64]*kvdpb.Descriptor, live []*kvdpb.Descriptor) *Map {
-	m := &Map{version: version, live: live, byID: maps.Clone(shards), splitting: map[uint64]struct{}{}}
+	m := &Map{version: version, live: live, byID: maps.Clone(shards), splitting: map[uint64]*kvdpb.Descriptor{}}
 	for _, d := range live {
 		if d.Parent != 0 && unseeded(d) {
-			m.splitting[d.Parent] = struct{}{}
+			m.splitting[d.Parent] = d
 		}
 	}
 	if len(live) == len(shards) {
@@ -48,7 +48,7 @@ func newMap(version uint64, shards map[uint64]*kvdpb.Descriptor, live []*kvdpb.D
 	}
 	for _, d := range shards {
 		if d.Phase == kvdpb.Descriptor_SEEDING {
-			m.splitting[d.Parent] = struct{}{}
+			m.splitting[d.Parent] = d
 			m.seeding = append(m.seeding, d)
 		}
 	}
@@ -73,6 +73,10 @@ func (m *Map) Seeding() []*kvdpb.Descriptor { return m.seeding }
 // ByID returns the descriptor of a shard, live or being seeded; nil if there is
 // none.
 func (m *Map) ByID(shard uint64) *kvdpb.Descriptor { return m.byID[shard] }
+
+// SplitChild returns the child of a shard that is being split, live or not, which
+// waits for seeds; nil if there is none.
+func (m *Map) SplitChild(shard uint64) *kvdpb.Descriptor { return m.splitting[shard] }
 
 // Lookup returns the live shard that holds an encoded key; nil for a key outside
 // the key space, or before the first entry.

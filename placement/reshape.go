@@ -51,6 +51,8 @@ func (s *State) applyElastic(cmd *kvdpb.PlacementCommand) (res *kvdpb.PlacementR
 		res = s.removeReplica(c.RemoveReplica)
 	case *kvdpb.PlacementCommand_DropReplica:
 		res = s.dropReplica(c.DropReplica)
+	case *kvdpb.PlacementCommand_RebuildReplica:
+		res = s.rebuildReplica(c.RebuildReplica)
 	case *kvdpb.PlacementCommand_PreferOwner:
 		res = s.preferOwner(c.PreferOwner)
 	case *kvdpb.PlacementCommand_SetClusterSettings:
@@ -67,7 +69,7 @@ func elasticCommand(cmd *kvdpb.PlacementCommand) bool {
 	case *kvdpb.PlacementCommand_AddMember, *kvdpb.PlacementCommand_PromoteMember, *kvdpb.PlacementCommand_RemoveMember,
 		*kvdpb.PlacementCommand_SetPeerUrls, *kvdpb.PlacementCommand_ForgetMember, *kvdpb.PlacementCommand_AddReplica,
 		*kvdpb.PlacementCommand_PromoteReplica, *kvdpb.PlacementCommand_RemoveReplica, *kvdpb.PlacementCommand_DropReplica,
-		*kvdpb.PlacementCommand_PreferOwner, *kvdpb.PlacementCommand_SetClusterSettings,
+		*kvdpb.PlacementCommand_RebuildReplica, *kvdpb.PlacementCommand_PreferOwner, *kvdpb.PlacementCommand_SetClusterSettings,
 		*kvdpb.PlacementCommand_BeginMerge, *kvdpb.PlacementCommand_AbortMerge, *kvdpb.PlacementCommand_MergeAborted,
 		*kvdpb.PlacementCommand_MergeSurrendered, *kvdpb.PlacementCommand_MergeDone:
 		return true

@@ -22,13 +22,15 @@ import (
 //	                  hands over first.
 //	(not listed)      DropReplica applied: its member removes the data.
 //
+// A rebuild (see rebuildReplica) goes through leaving and joining, of one member.
+//
 // One change of a shard is under way at a time, and none while a split or a merge of
 // it is.
 
 // changing returns the replica whose change is under way; nil if none is.
 func changing(d *kvdpb.Descriptor) *kvdpb.Replica {
 	for _, r := range d.GetReplicas() {
-		if r.Joining || r.Leaving {
+		if r.Joining || r.Leaving || r.Rebuild {
 			return r
 		}
 	}
@@ -147,7 +149,9 @@ func (s *State) promoteReplica(c *kvdpb.PromoteReplica) *kvdpb.PlacementResult {
 	if old := findReplica(next, r.Replaces); old != nil {
 		old.Leaving = true
 	}
-	r.Joining, r.NonVoting, r.Replaces = false, false, 0
+	r.Joining, r.NonVoting, r.Replaces, r.Rebuild = false, false, 0, false
+	// Whatever was found of a former replica of the member: this one is new.
+	s.sound(d.Shard, r.Member)
 	if next.Parent != 0 && !slices.Contains(next.Seeded, r.Member) {
 		next.Seeded = append(next.Seeded, r.Member)
 		slices.SortFunc(next.Seeded, cmp.Compare)
@@ -185,6 +189,9 @@ func (s *State) removeReplica(c *kvdpb.RemoveReplica) *kvdpb.PlacementResult {
 	}
 	next := reshaped(d)
 	r = findReplica(next, c.Replica)
+	// The old replica of a rebuild makes room for the new one; that one, given up,
+	// leaves for good.
+	r.Rebuild = r.Rebuild && !r.Joining
 	r.Joining, r.Leaving, r.Replaces = false, true, 0
 	s.setShard(next)
 	s.changed()
@@ -204,11 +211,20 @@ func (s *State) dropReplica(c *kvdpb.DropReplica) *kvdpb.PlacementResult {
 		return reject(kvdpb.PlacementResult_INVALID, "replica %d of shard %d does not leave", r.Replica, d.Shard)
 	}
 	next := reshaped(d)
+	again := s.rejoin(d, r)
 	next.NextReplica = nextReplica(d)
+	if again != nil {
+		next.NextReplica++
+	}
 	next.Replicas = slices.DeleteFunc(next.Replicas, func(o *kvdpb.Replica) bool { return o.Replica == r.Replica })
 	next.Seeded = slices.DeleteFunc(next.Seeded, func(m uint64) bool { return m == r.Member })
-	if next.PreferredOwner == r.Member {
-		next.PreferredOwner, next.PreferredAutomatically = 0, false
+	if again != nil {
+		next.Replicas = append(next.Replicas, again)
+	} else {
+		s.sound(d.Shard, r.Member)
+		if next.PreferredOwner == r.Member {
+			next.PreferredOwner, next.PreferredAutomatically = 0, false
+		}
 	}
 	s.setShard(next)
 	s.changed()

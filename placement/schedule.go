@@ -111,7 +111,7 @@ func newSchedule(v *View, alive, gone func(uint64) bool) *schedule {
 	s.budget = int(orDefault(v.Settings.MaxChanges, defaultMaxChanges)) * max((len(s.takers)+changesMembers-1)/changesMembers, 1)
 	for _, d := range v.Map.byID {
 		for _, r := range d.Replicas {
-			if !r.Leaving {
+			if !r.Leaving || r.Rebuild {
 				s.of(r.Member).replicas++
 			}
 		}

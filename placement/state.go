@@ -359,6 +359,11 @@ func (s *State) check() error {
 	if len(s.alarms) > maxAlarms || !slices.IsSortedFunc(s.alarms, compareAlarms) {
 		return fmt.Errorf("%d alarms, or out of order", len(s.alarms))
 	}
+	for _, a := range s.alarms {
+		if !slices.IsSorted(a.Shards) {
+			return fmt.Errorf("shards %v of an alarm are out of order", a.Shards)
+		}
+	}
 	for id, d := range s.shards {
 		if id != d.Shard || id < FirstShard || id >= s.nextShard {
 			return fmt.Errorf("descriptor of shard %d kept as %d, next is %d", d.Shard, id, s.nextShard)

@@ -224,6 +224,8 @@ func command(c any) *kvdpb.PlacementCommand {
 		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RaiseAlarm{RaiseAlarm: c}}
 	case *kvdpb.ClearAlarm:
 		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_ClearAlarm{ClearAlarm: c}}
+	case *kvdpb.RebuildReplica:
+		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RebuildReplica{RebuildReplica: c}}
 	case *kvdpb.Downgrade:
 		return &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_Downgrade{Downgrade: c}}
 	}

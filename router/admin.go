@@ -22,6 +22,8 @@ type ShardInfo struct {
 	Status *kvdpb.ReplicaStatus
 	// Operation is what is under way with the shard; empty for nothing.
 	Operation placement.Operation
+	// Child is what is being split off; nil for nothing.
+	Child *kvdpb.Descriptor
 	// Joining is the status of a replica that is being fed; nil if there is none, or
 	// it could not be asked.
 	Joining *kvdpb.ReplicaStatus
@@ -68,7 +70,7 @@ func (r *Router) describe(ctx context.Context, ds []*kvdpb.Descriptor) []ShardIn
 	}
 	placed := r.cfg.Placement.Map()
 	for i, d := range ds {
-		infos[i].Descriptor, infos[i].Operation = d, placement.Doing(placed, d)
+		infos[i].Descriptor, infos[i].Operation, infos[i].Child = d, placement.Doing(placed, d), placed.SplitChild(d.Shard)
 		rep, here := r.cfg.Replicas.Replica(d.Shard)
 		if here {
 			infos[i].Status = rep.Status()

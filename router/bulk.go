@@ -109,3 +109,8 @@ func (b *bulkServer) Split(ctx context.Context, req *kvdpb.SplitRequest) (*kvdpb
 	}
 	return &kvdpb.SplitResponse{Left: left, Right: right}, nil
 }
+
+// CancelSplits implements kvdpb.ShardsServer.
+func (b *bulkServer) CancelSplits(_ context.Context, req *kvdpb.CancelSplitsRequest) (*kvdpb.CancelSplitsResponse, error) {
+	return &kvdpb.CancelSplitsResponse{Keys: b.r.cfg.Replicas.CancelSplits(req.Shard)}, nil
+}

@@ -162,7 +162,7 @@ func (r *Router) open(ctx context.Context, spec scanSpec, p readPoint) (chunks, 
 	spec.shard, spec.span, spec.at = d.Shard, at.span, p.at
 	spec.generation, spec.applied = res.generation, res.applied
 	rep, member, err := r.target(d, 0)
-	if local, ok := r.cfg.Replicas.Replica(d.Shard); ok && rep == nil {
+	if local, ok := r.cfg.Replicas.Replica(d.Shard); ok && rep == nil && !r.cfg.Fenced(d.Shard) {
 		wait, cancel := context.WithTimeout(ctx, copyWait)
 		view, err := local.View(wait, spec.generation, spec.applied, spec.at)
 		cancel()

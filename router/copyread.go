@@ -33,7 +33,7 @@ func (r *Router) readPart(ctx context.Context, q *op) (result, error) {
 		return r.one(ctx, q)
 	}
 	rep, ok := r.cfg.Replicas.Replica(d.Shard)
-	if !ok {
+	if !ok || r.cfg.Fenced(d.Shard) {
 		return r.one(ctx, q)
 	}
 	if owner, _ := rep.Owner(); owner == r.cfg.Member || owner == 0 {

@@ -63,6 +63,9 @@ type Replicas interface {
 	// Split cuts the shard that holds an encoded key, which this member must own,
 	// and returns when both halves serve.
 	Split(ctx context.Context, key []byte) (left, right *kvdpb.Descriptor, err error)
+	// CancelSplits ends the splits of a shard that this member has begun and that are
+	// not past their point of no return, and returns their keys.
+	CancelSplits(shard uint64) (keys [][]byte)
 	// CollectedRevision is the smallest revision to which every local replica has
 	// removed compacted history.
 	CollectedRevision() int64
@@ -105,6 +108,9 @@ type Config struct {
 	// AuthOff tells whether auth is off, as far as this member knows; nil is
 	// always. Otherwise requests go on with the auth version of their contexts.
 	AuthOff func() bool
+	// Fenced tells whether this member's replica of a shard must not be read in place of
+	// the owner's, because it was found to differ from the others; nil is never.
+	Fenced func(shard uint64) bool
 }
 
 func (c *Config) fill() error {
@@ -123,6 +129,9 @@ func (c *Config) fill() error {
 	}
 	if c.ResolveInterval == 0 {
 		c.ResolveInterval = time.Second
+	}
+	if c.Fenced == nil {
+		c.Fenced = func(uint64) bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()

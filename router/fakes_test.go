@@ -329,6 +329,9 @@ func (m *fakeMember) Replica(id uint64) (Replica, bool) {
 	return nil, false
 }
 
+// CancelSplits implements Replicas.
+func (m *fakeMember) CancelSplits(uint64) [][]byte { return nil }
+
 // Split implements Replicas.
 func (m *fakeMember) Split(_ context.Context, key []byte) (left, right *kvdpb.Descriptor, err error) {
 	m.w.mu.Lock()

@@ -559,3 +559,27 @@ func TestCloseEndsRequests(t *testing.T) {
 	w.member(1).router.Close()
 	requireStatus(t, rpctypes.ErrGRPCStopped, <-done)
 }
+
+// TestFencedReplicaIsNotRead: a member whose replica was found to differ has the owner read, also what need not be linearizable.
+func TestFencedReplicaIsNotRead(t *testing.T) {
+	w := newWorld(t, 2)
+	for i := range 2 * copyThreshold {
+		put(t, w.member(1).router, fmt.Sprintf("k%02d", i), "v")
+	}
+	r := w.member(2).router
+	fenced := true
+	r.cfg.Fenced = func(uint64) bool { return fenced }
+	for _, serializable := range []bool{true, false} {
+		req := &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Serializable: serializable}
+		fenced = true
+		before := w.member(2).views
+		m, err := r.Range(context.Background(), req)
+		require.NoError(t, err)
+		require.Len(t, m.Kvs, 2*copyThreshold)
+		require.Equal(t, before, w.member(2).views)
+		fenced = false
+		_, err = r.Range(context.Background(), req)
+		require.NoError(t, err)
+		require.Greater(t, w.member(2).views, before, "it is read again once it is sound")
+	}
+}

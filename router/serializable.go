@@ -38,7 +38,7 @@ func (r *Router) serializable(ctx context.Context, req *pb.RangeRequest) (*pb.Ra
 	exact, compacted := int64(math.MaxInt64), int64(0)
 	for _, p := range parts {
 		rep, ok := r.cfg.Replicas.Replica(p.desc.Shard)
-		if !ok {
+		if !ok || r.cfg.Fenced(p.desc.Shard) {
 			return nil, errNotResolved
 		}
 		view, err := rep.View(ctx, 0, 0, 0)

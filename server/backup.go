@@ -9,7 +9,6 @@ import (
 	"github.com/kvd-io/kvd/api"
 	"github.com/kvd-io/kvd/backup"
 	"github.com/kvd-io/kvd/shard"
-	"github.com/kvd-io/kvd/shard/manager"
 	"github.com/kvd-io/kvd/version"
 )
 
@@ -17,7 +16,7 @@ import (
 // serves the replicas here to other members that do.
 func (m *Member) openBackup(context.Context) error {
 	saver, err := backup.New(backup.Config{
-		Member: m.id.member, Dir: m.dir.Join("backup"), Cluster: backupCluster{sequencer{m.placement}, m}, Replicas: m.manager,
+		Member: m.id.member, Dir: m.dir.Join("backup"), Cluster: backupCluster{sequencer{m.placement}, m}, Replicas: soundReplicas{m},
 		Alarms:         func() []*pb.AlarmMember { return api.AlarmMembers(m.placement.StandingAlarms()) },
 		ClusterVersion: version.Cluster(), Logger: m.log.Named("backup"),
 	})
@@ -27,6 +26,17 @@ func (m *Member) openBackup(context.Context) error {
 	m.backup = saver
 	saver.Register(m.mesh.Registrar())
 	return nil
+}
+
+// soundReplicas are this member's, but for those that were found to differ from the
+// others: what they hold must not get into a snapshot.
+type soundReplicas struct{ m *Member }
+
+func (s soundReplicas) Replica(id uint64) (*shard.Replica, bool) {
+	if s.m.placement.View().Corrupt(id, s.m.id.member) {
+		return nil, false
+	}
+	return s.m.manager.Replica(id)
 }
 
 // backupCluster is this member in the words of package backup.
@@ -51,5 +61,5 @@ func (c backupCluster) Conn(member uint64) (grpc.ClientConnInterface, error) {
 
 var (
 	_ backup.Cluster  = backupCluster{}
-	_ backup.Replicas = (*manager.Manager)(nil)
+	_ backup.Replicas = soundReplicas{}
 )

@@ -113,6 +113,9 @@ func (o operations) Transfer(ctx context.Context, id, member uint64) error {
 	if !slices.ContainsFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Member == member && !r.NonVoting }) {
 		return status.Errorf(codes.FailedPrecondition, "kvd: member %s has no voting replica of shard %d: move one there first", o.name(member), id)
 	}
+	if o.m.placement.View().Corrupt(id, member) {
+		return status.Errorf(codes.FailedPrecondition, "kvd: the replica of shard %d on %s was found to differ from the others: rebuild it first", id, o.name(member))
+	}
 	if to := d.PreferredOwner; to != 0 && to != member && !d.PreferredAutomatically && o.m.alive(to) && !o.owns(ctx, id, to) {
 		return status.Errorf(codes.FailedPrecondition, "kvd: shard %d is busy: it is being transferred to %s", id, o.name(to))
 	}
@@ -248,6 +251,11 @@ func (o operations) Cancel(ctx context.Context, id uint64) (what string, err err
 	}
 	doing := placement.Doing(m, d)
 	what = o.words(doing, d)
+	if doing == "" || doing == placement.Splitting {
+		if split := o.cancelSplits(ctx, d); split != "" {
+			return split, nil
+		}
+	}
 	if doing == "" {
 		to := d.PreferredOwner
 		if to == 0 || o.owns(ctx, id, to) {
@@ -259,7 +267,11 @@ func (o operations) Cancel(ctx context.Context, id uint64) (what string, err err
 	if doing == placement.Merging {
 		return what, o.cancelMerge(ctx, d)
 	}
-	i := slices.IndexFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Joining })
+	if i := slices.IndexFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Rebuild && !r.Joining && !r.Leaving }); i >= 0 {
+		_, err := o.update(ctx, rebuild(d, d.Replicas[i].Replica, true))
+		return what, err
+	}
+	i := slices.IndexFunc(d.Replicas, func(r *kvdpb.Replica) bool { return r.Joining && !r.Rebuild })
 	if i < 0 {
 		return "", status.Errorf(codes.FailedPrecondition, "kvd: shard %d only goes forward: %s", id, what)
 	}

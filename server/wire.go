@@ -55,6 +55,7 @@ func (m *Member) wire() error {
 	m.router, err = router.New(router.Config{
 		Member: m.id.member, Replicas: replicas{m.manager}, Placement: routerPlacement{seq}, Mesh: m.mesh,
 		Logger: m.log.Named("router"), RequestTimeout: m.cfg.RequestTimeout(), AuthOff: m.auth.Off,
+		Fenced: func(id uint64) bool { return m.placement.View().Corrupt(id, m.id.member) },
 	})
 	if err != nil {
 		return err
@@ -141,6 +142,8 @@ func (p placementView) Sequencer() uint64 {
 }
 
 func (p placementView) OwnersFollow() bool { return placement.OwnersFollow(p.View().Settings) }
+
+func (p placementView) Corrupt(id, member uint64) bool { return p.View().Corrupt(id, member) }
 
 func (p placementView) Compacted() int64 { return p.View().CompactRevision }
 

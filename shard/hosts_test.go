@@ -326,7 +326,7 @@ func TestSplitIntoGroups(t *testing.T) {
 	child.Start = keyspace.User([]byte("m"))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	require.NoError(t, parent.Split(ctx, child, 2))
+	require.NoError(t, parent.Split(ctx, child, 2, nil))
 
 	seedAndStart := func(m *host) {
 		r, _ := m.replicas.Load(uint64(fakeShard))

@@ -183,7 +183,7 @@ func TestCopyVouchesOnlyForItsGeneration(t *testing.T) {
 	c.Close()
 
 	child := &kvdpb.Descriptor{Shard: 8, Parent: fakeShard, Start: keyspace.User([]byte("m")), End: keyspace.Max()}
-	require.NoError(t, owner.replica.Split(ctx, child, 2))
+	require.NoError(t, owner.replica.Split(ctx, child, 2, nil))
 	index, _ := owner.replica.Applied()
 	_, err = follower.replica.Copy(ctx, reply.Generation, index, reply.Revision)
 	require.ErrorIs(t, err, ErrStaleCopy)

@@ -185,6 +185,7 @@ func (r *Replica) Status() *kvdpb.ReplicaStatus {
 	index, revision := r.Applied()
 	s := &kvdpb.ReplicaStatus{
 		Shard:        r.cfg.Shard,
+		Replica:      r.cfg.Replica,
 		OwnerMember:  owner,
 		Epoch:        epoch,
 		AppliedIndex: index,

@@ -22,10 +22,13 @@ import (
 //     tenure serves the whole span.
 //  3. Split is proposed, again if need be: in one epoch it applies once.
 //
+// begin, which may be nil, is called between the two first steps: with an error it gives
+// the split up, from then on that goes forward.
+//
 // An error that wraps ErrSplitAborted means that nothing was proposed and the
 // span is served as before. After any other error the split may have applied or
 // may apply yet.
-func (r *Replica) Split(ctx context.Context, child *kvdpb.Descriptor, generation uint64) error {
+func (r *Replica) Split(ctx context.Context, child *kvdpb.Descriptor, generation uint64, begin func() error) error {
 	t := r.tenure.Load()
 	abort := func(err error) error {
 		return fmt.Errorf("shard %d: %w: %w", r.cfg.Shard, ErrSplitAborted, err)
@@ -38,6 +41,12 @@ func (r *Replica) Split(ctx context.Context, child *kvdpb.Descriptor, generation
 	guard, err := t.latchSpan(ctx, right)
 	if err != nil {
 		return abort(err)
+	}
+	if begin != nil {
+		if err := begin(); err != nil {
+			t.latches.Release(guard)
+			return abort(err)
+		}
 	}
 	// Under the latch of the right span no other split of this shard is under
 	// way, unless it froze another part.

@@ -595,7 +595,7 @@ func (s *story) split() string {
 	s.scan("child", &child.Shard)
 	generation := parent.Generation + 1
 	go func() {
-		if err := n.replica.Split(ctx, child, generation); err != nil {
+		if err := n.replica.Split(ctx, child, generation, nil); err != nil {
 			if errors.Is(err, ErrSplitAborted) {
 				r.done <- "aborted: " + err.Error() + "\n"
 			} else {

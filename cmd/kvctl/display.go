@@ -47,6 +47,10 @@ func row(shard *kvdpb.ShardInfo) []string {
 			replicas[i] += " (leaving)"
 		case replica.NonVoting:
 			replicas[i] += " (non-voting)"
+		case replica.Rebuild:
+			replicas[i] += " (rebuild)"
+		case replica.Corrupt:
+			replicas[i] += " (corrupt)"
 		}
 	}
 	phase := shard.Phase
@@ -157,6 +161,8 @@ type replicaJSON struct {
 	Voting  bool `json:"voting"`
 	Joining bool `json:"joining,omitempty"`
 	Leaving bool `json:"leaving,omitempty"`
+	Rebuild bool `json:"rebuild,omitempty"`
+	Corrupt bool `json:"corrupt,omitempty"`
 }
 
 // shardJSON is one shard for programs. Start and end are written as showKey writes keys, and empty at the ends of the
@@ -194,7 +200,7 @@ func showJSON(w io.Writer, shards []*kvdpb.ShardInfo) error {
 			one.Owner = &memberJSON{shard.OwnerMemberId, shard.OwnerMemberName}
 		}
 		for j, replica := range shard.Replicas {
-			one.Replicas[j] = replicaJSON{replica.ReplicaId, memberJSON{replica.MemberId, replica.MemberName}, !replica.NonVoting, replica.Joining, replica.Leaving}
+			one.Replicas[j] = replicaJSON{replica.ReplicaId, memberJSON{replica.MemberId, replica.MemberName}, !replica.NonVoting, replica.Joining, replica.Leaving, replica.Rebuild, replica.Corrupt}
 		}
 		all[i] = one
 	}

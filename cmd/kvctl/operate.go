@@ -142,9 +142,10 @@ cancel takes it back until the neighbour has given its keys up.`,
 func newShardCancelCommand(global *command.GlobalFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "cancel <shard-id>",
-		Short: "Cancels the move, transfer or merge of a shard that is under way",
+		Short: "Cancels the split, move, transfer, merge or rebuild of a shard that is under way",
 		Long: `Takes back what is under way with a shard: a move, or a new replica, until that votes; a transfer until the new owner
-serves; a merge until the right shard has given its keys up. A split, and what has passed that point, only goes forward.`,
+serves; a merge until the right shard has given its keys up; a rebuild until the old replica leaves; splits as long as they
+wait for what uses the keys, or for an earlier split. What has passed that point only goes forward.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := shardID(args[0])

@@ -36,14 +36,14 @@ func newShardCommand(global *command.GlobalFlags) *cobra.Command {
 		// Without this cobra takes an unknown subcommand for a call for help.
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return &codedError{cobrautl.ExitBadArgs, fmt.Errorf("unknown shard command %q: there are list, show, split, merge, transfer, move, cancel and rebalance", args[0])}
+				return &codedError{cobrautl.ExitBadArgs, fmt.Errorf("unknown shard command %q: there are list, show, split, merge, transfer, move, rebuild, cancel and rebalance", args[0])}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	shard.AddCommand(newShardListCommand(global), newShardShowCommand(global), newShardSplitCommand(global), newShardMergeCommand(global),
-		newShardTransferCommand(global), newShardMoveCommand(global), newShardCancelCommand(global), newShardRebalanceCommand(global))
+		newShardTransferCommand(global), newShardMoveCommand(global), newShardRebuildCommand(global), newShardCancelCommand(global), newShardRebalanceCommand(global))
 	return shard
 }
 

@@ -42,6 +42,17 @@ func (f *fakeAdmin) Show(_ context.Context, request *kvdpb.ShardShowRequest) (*k
 	return nil, status.Errorf(codes.NotFound, "no shard %d", request.Id)
 }
 
+func (f *fakeAdmin) Rebuild(_ context.Context, request *kvdpb.ShardRebuildRequest) (*kvdpb.ShardRebuildResponse, error) {
+	if request.MemberId != 0 || request.Id != 2 {
+		return nil, status.Error(codes.FailedPrecondition, "kvd: shard is busy")
+	}
+	response := &kvdpb.ShardRebuildResponse{MemberId: 0xabc}
+	if !request.NoWait {
+		response.ReplicaId = 7
+	}
+	return response, nil
+}
+
 func (f *fakeAdmin) Split(_ context.Context, request *kvdpb.ShardSplitRequest) (*kvdpb.ShardSplitResponse, error) {
 	f.split = append(f.split, request.Key)
 	return &kvdpb.ShardSplitResponse{Left: f.shards[0], Right: f.shards[1]}, nil
@@ -63,12 +74,19 @@ func twoShards() []*kvdpb.ShardInfo {
 // serve starts a server with the service and answers its address.
 func serve(t *testing.T, admin kvdpb.ShardAdminServer, options ...grpc.ServerOption) string {
 	t.Helper()
+	return serveAlso(t, admin, func(*grpc.Server) {}, options...)
+}
+
+// serveAlso is serve with more services.
+func serveAlso(t *testing.T, admin kvdpb.ShardAdminServer, more func(*grpc.Server), options ...grpc.ServerOption) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	server := grpc.NewServer(options...)
 	if admin != nil {
 		kvdpb.RegisterShardAdminServer(server, admin)
 	}
+	more(server)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

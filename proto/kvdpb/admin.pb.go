@@ -35,7 +35,10 @@ type ShardReplica struct {
 	// replaces_member_id is the member whose replica leaves when this one votes, 0 for none.
 	ReplacesMemberId uint64 `protobuf:"varint,7,opt,name=replaces_member_id,json=replacesMemberId,proto3" json:"replaces_member_id,omitempty"`
 	// applied_index is the raft index that a joining replica has applied; 0 if it could not be asked.
-	AppliedIndex  uint64 `protobuf:"varint,8,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,8,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// rebuild: it is to be made anew, or is being made anew. corrupt: its data was found to differ from that of the others.
+	Rebuild       bool `protobuf:"varint,9,opt,name=rebuild,proto3" json:"rebuild,omitempty"`
+	Corrupt       bool `protobuf:"varint,10,opt,name=corrupt,proto3" json:"corrupt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -124,6 +127,20 @@ func (x *ShardReplica) GetAppliedIndex() uint64 {
 		return x.AppliedIndex
 	}
 	return 0
+}
+
+func (x *ShardReplica) GetRebuild() bool {
+	if x != nil {
+		return x.Rebuild
+	}
+	return false
+}
+
+func (x *ShardReplica) GetCorrupt() bool {
+	if x != nil {
+		return x.Corrupt
+	}
+	return false
 }
 
 // ShardInfo describes one shard: what the range map says of it, and what its owner reports.
@@ -646,7 +663,7 @@ var File_kvdpb_admin_proto protoreflect.FileDescriptor
 
 const file_kvdpb_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x11kvdpb/admin.proto\x12\x05kvdpb\x1a\x11kvdpb/merge.proto\x1a\x16kvdpb/operations.proto\"\x91\x02\n" +
+	"\x11kvdpb/admin.proto\x12\x05kvdpb\x1a\x11kvdpb/merge.proto\x1a\x16kvdpb/operations.proto\"\xc5\x02\n" +
 	"\fShardReplica\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\x04R\treplicaId\x12\x1b\n" +
@@ -658,7 +675,10 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\ajoining\x18\x05 \x01(\bR\ajoining\x12\x18\n" +
 	"\aleaving\x18\x06 \x01(\bR\aleaving\x12,\n" +
 	"\x12replaces_member_id\x18\a \x01(\x04R\x10replacesMemberId\x12#\n" +
-	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex\"\xab\x04\n" +
+	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex\x12\x18\n" +
+	"\arebuild\x18\t \x01(\bR\arebuild\x12\x18\n" +
+	"\acorrupt\x18\n" +
+	" \x01(\bR\acorrupt\"\xab\x04\n" +
 	"\tShardInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\fR\x05start\x12\x10\n" +
@@ -698,7 +718,7 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"absorbedId\"b\n" +
 	"\x12ShardSplitResponse\x12$\n" +
 	"\x04left\x18\x01 \x01(\v2\x10.kvdpb.ShardInfoR\x04left\x12&\n" +
-	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\x8a\x05\n" +
+	"\x05right\x18\x02 \x01(\v2\x10.kvdpb.ShardInfoR\x05right2\xce\x05\n" +
 	"\n" +
 	"ShardAdmin\x129\n" +
 	"\x04List\x12\x17.kvdpb.ShardListRequest\x1a\x18.kvdpb.ShardListResponse\x129\n" +
@@ -706,7 +726,8 @@ const file_kvdpb_admin_proto_rawDesc = "" +
 	"\x05Split\x12\x18.kvdpb.ShardSplitRequest\x1a\x19.kvdpb.ShardSplitResponse\x12E\n" +
 	"\bTransfer\x12\x1b.kvdpb.ShardTransferRequest\x1a\x1c.kvdpb.ShardTransferResponse\x129\n" +
 	"\x04Move\x12\x17.kvdpb.ShardMoveRequest\x1a\x18.kvdpb.ShardMoveResponse\x12<\n" +
-	"\x05Merge\x12\x18.kvdpb.ShardMergeRequest\x1a\x19.kvdpb.ShardMergeResponse\x12?\n" +
+	"\x05Merge\x12\x18.kvdpb.ShardMergeRequest\x1a\x19.kvdpb.ShardMergeResponse\x12B\n" +
+	"\aRebuild\x12\x1a.kvdpb.ShardRebuildRequest\x1a\x1b.kvdpb.ShardRebuildResponse\x12?\n" +
 	"\x06Cancel\x12\x19.kvdpb.ShardCancelRequest\x1a\x1a.kvdpb.ShardCancelResponse\x12>\n" +
 	"\tRebalance\x12\x17.kvdpb.RebalanceRequest\x1a\x18.kvdpb.RebalanceResponse\x12;\n" +
 	"\bSettings\x12\x16.kvdpb.SettingsRequest\x1a\x17.kvdpb.SettingsResponse\x12J\n" +
@@ -738,16 +759,18 @@ var file_kvdpb_admin_proto_goTypes = []any{
 	(*ShardTransferRequest)(nil),  // 9: kvdpb.ShardTransferRequest
 	(*ShardMoveRequest)(nil),      // 10: kvdpb.ShardMoveRequest
 	(*ShardMergeRequest)(nil),     // 11: kvdpb.ShardMergeRequest
-	(*ShardCancelRequest)(nil),    // 12: kvdpb.ShardCancelRequest
-	(*RebalanceRequest)(nil),      // 13: kvdpb.RebalanceRequest
-	(*SettingsRequest)(nil),       // 14: kvdpb.SettingsRequest
-	(*ChangeSettingRequest)(nil),  // 15: kvdpb.ChangeSettingRequest
-	(*ShardTransferResponse)(nil), // 16: kvdpb.ShardTransferResponse
-	(*ShardMoveResponse)(nil),     // 17: kvdpb.ShardMoveResponse
-	(*ShardCancelResponse)(nil),   // 18: kvdpb.ShardCancelResponse
-	(*RebalanceResponse)(nil),     // 19: kvdpb.RebalanceResponse
-	(*SettingsResponse)(nil),      // 20: kvdpb.SettingsResponse
-	(*ChangeSettingResponse)(nil), // 21: kvdpb.ChangeSettingResponse
+	(*ShardRebuildRequest)(nil),   // 12: kvdpb.ShardRebuildRequest
+	(*ShardCancelRequest)(nil),    // 13: kvdpb.ShardCancelRequest
+	(*RebalanceRequest)(nil),      // 14: kvdpb.RebalanceRequest
+	(*SettingsRequest)(nil),       // 15: kvdpb.SettingsRequest
+	(*ChangeSettingRequest)(nil),  // 16: kvdpb.ChangeSettingRequest
+	(*ShardTransferResponse)(nil), // 17: kvdpb.ShardTransferResponse
+	(*ShardMoveResponse)(nil),     // 18: kvdpb.ShardMoveResponse
+	(*ShardRebuildResponse)(nil),  // 19: kvdpb.ShardRebuildResponse
+	(*ShardCancelResponse)(nil),   // 20: kvdpb.ShardCancelResponse
+	(*RebalanceResponse)(nil),     // 21: kvdpb.RebalanceResponse
+	(*SettingsResponse)(nil),      // 22: kvdpb.SettingsResponse
+	(*ChangeSettingResponse)(nil), // 23: kvdpb.ChangeSettingResponse
 }
 var file_kvdpb_admin_proto_depIdxs = []int32{
 	0,  // 0: kvdpb.ShardInfo.replicas:type_name -> kvdpb.ShardReplica
@@ -762,22 +785,24 @@ var file_kvdpb_admin_proto_depIdxs = []int32{
 	9,  // 9: kvdpb.ShardAdmin.Transfer:input_type -> kvdpb.ShardTransferRequest
 	10, // 10: kvdpb.ShardAdmin.Move:input_type -> kvdpb.ShardMoveRequest
 	11, // 11: kvdpb.ShardAdmin.Merge:input_type -> kvdpb.ShardMergeRequest
-	12, // 12: kvdpb.ShardAdmin.Cancel:input_type -> kvdpb.ShardCancelRequest
-	13, // 13: kvdpb.ShardAdmin.Rebalance:input_type -> kvdpb.RebalanceRequest
-	14, // 14: kvdpb.ShardAdmin.Settings:input_type -> kvdpb.SettingsRequest
-	15, // 15: kvdpb.ShardAdmin.ChangeSetting:input_type -> kvdpb.ChangeSettingRequest
-	3,  // 16: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
-	5,  // 17: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
-	8,  // 18: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
-	16, // 19: kvdpb.ShardAdmin.Transfer:output_type -> kvdpb.ShardTransferResponse
-	17, // 20: kvdpb.ShardAdmin.Move:output_type -> kvdpb.ShardMoveResponse
-	7,  // 21: kvdpb.ShardAdmin.Merge:output_type -> kvdpb.ShardMergeResponse
-	18, // 22: kvdpb.ShardAdmin.Cancel:output_type -> kvdpb.ShardCancelResponse
-	19, // 23: kvdpb.ShardAdmin.Rebalance:output_type -> kvdpb.RebalanceResponse
-	20, // 24: kvdpb.ShardAdmin.Settings:output_type -> kvdpb.SettingsResponse
-	21, // 25: kvdpb.ShardAdmin.ChangeSetting:output_type -> kvdpb.ChangeSettingResponse
-	16, // [16:26] is the sub-list for method output_type
-	6,  // [6:16] is the sub-list for method input_type
+	12, // 12: kvdpb.ShardAdmin.Rebuild:input_type -> kvdpb.ShardRebuildRequest
+	13, // 13: kvdpb.ShardAdmin.Cancel:input_type -> kvdpb.ShardCancelRequest
+	14, // 14: kvdpb.ShardAdmin.Rebalance:input_type -> kvdpb.RebalanceRequest
+	15, // 15: kvdpb.ShardAdmin.Settings:input_type -> kvdpb.SettingsRequest
+	16, // 16: kvdpb.ShardAdmin.ChangeSetting:input_type -> kvdpb.ChangeSettingRequest
+	3,  // 17: kvdpb.ShardAdmin.List:output_type -> kvdpb.ShardListResponse
+	5,  // 18: kvdpb.ShardAdmin.Show:output_type -> kvdpb.ShardShowResponse
+	8,  // 19: kvdpb.ShardAdmin.Split:output_type -> kvdpb.ShardSplitResponse
+	17, // 20: kvdpb.ShardAdmin.Transfer:output_type -> kvdpb.ShardTransferResponse
+	18, // 21: kvdpb.ShardAdmin.Move:output_type -> kvdpb.ShardMoveResponse
+	7,  // 22: kvdpb.ShardAdmin.Merge:output_type -> kvdpb.ShardMergeResponse
+	19, // 23: kvdpb.ShardAdmin.Rebuild:output_type -> kvdpb.ShardRebuildResponse
+	20, // 24: kvdpb.ShardAdmin.Cancel:output_type -> kvdpb.ShardCancelResponse
+	21, // 25: kvdpb.ShardAdmin.Rebalance:output_type -> kvdpb.RebalanceResponse
+	22, // 26: kvdpb.ShardAdmin.Settings:output_type -> kvdpb.SettingsResponse
+	23, // 27: kvdpb.ShardAdmin.ChangeSetting:output_type -> kvdpb.ChangeSettingResponse
+	17, // [17:28] is the sub-list for method output_type
+	6,  // [6:17] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name

@@ -25,6 +25,7 @@ const (
 	ShardAdmin_Transfer_FullMethodName      = "/kvdpb.ShardAdmin/Transfer"
 	ShardAdmin_Move_FullMethodName          = "/kvdpb.ShardAdmin/Move"
 	ShardAdmin_Merge_FullMethodName         = "/kvdpb.ShardAdmin/Merge"
+	ShardAdmin_Rebuild_FullMethodName       = "/kvdpb.ShardAdmin/Rebuild"
 	ShardAdmin_Cancel_FullMethodName        = "/kvdpb.ShardAdmin/Cancel"
 	ShardAdmin_Rebalance_FullMethodName     = "/kvdpb.ShardAdmin/Rebalance"
 	ShardAdmin_Settings_FullMethodName      = "/kvdpb.ShardAdmin/Settings"
@@ -58,8 +59,15 @@ type ShardAdminClient interface {
 	// members, or if the neighbour is too large; Aborted if the merge was given up. A merge goes on, whoever crashes, also
 	// after the caller has gone.
 	Merge(ctx context.Context, in *ShardMergeRequest, opts ...grpc.CallOption) (*ShardMergeResponse, error)
+	// Rebuild gives up the data of the replica on one member and makes a new one there from the others, and answers when
+	// that votes. FailedPrecondition while another operation of the shard is under way, or if the others are not a majority
+	// of sound and connected replicas; Aborted if it was cancelled or given up. A rebuild goes on, whoever crashes, also after
+	// the caller has gone.
+	Rebuild(ctx context.Context, in *ShardRebuildRequest, opts ...grpc.CallOption) (*ShardRebuildResponse, error)
 	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
-	// owner serves, a merge before the right shard has given its keys up. FailedPrecondition if there is nothing, or if it only goes forward by now.
+	// owner serves, a merge before the right shard has given its keys up, a rebuild before the old replica leaves, splits that
+	// wait for what uses the keys or for an earlier split. FailedPrecondition if there is nothing, or if it only goes forward
+	// by now.
 	Cancel(ctx context.Context, in *ShardCancelRequest, opts ...grpc.CallOption) (*ShardCancelResponse, error)
 	// Rebalance has the cluster look at once at what it does by itself otherwise every few seconds, and answers what it
 	// decided, in words.
@@ -139,6 +147,16 @@ func (c *shardAdminClient) Merge(ctx context.Context, in *ShardMergeRequest, opt
 	return out, nil
 }
 
+func (c *shardAdminClient) Rebuild(ctx context.Context, in *ShardRebuildRequest, opts ...grpc.CallOption) (*ShardRebuildResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardRebuildResponse)
+	err := c.cc.Invoke(ctx, ShardAdmin_Rebuild_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *shardAdminClient) Cancel(ctx context.Context, in *ShardCancelRequest, opts ...grpc.CallOption) (*ShardCancelResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ShardCancelResponse)
@@ -206,8 +224,15 @@ type ShardAdminServer interface {
 	// members, or if the neighbour is too large; Aborted if the merge was given up. A merge goes on, whoever crashes, also
 	// after the caller has gone.
 	Merge(context.Context, *ShardMergeRequest) (*ShardMergeResponse, error)
+	// Rebuild gives up the data of the replica on one member and makes a new one there from the others, and answers when
+	// that votes. FailedPrecondition while another operation of the shard is under way, or if the others are not a majority
+	// of sound and connected replicas; Aborted if it was cancelled or given up. A rebuild goes on, whoever crashes, also after
+	// the caller has gone.
+	Rebuild(context.Context, *ShardRebuildRequest) (*ShardRebuildResponse, error)
 	// Cancel takes back what is under way with a shard: a move or a new replica before it votes, a transfer before the new
-	// owner serves, a merge before the right shard has given its keys up. FailedPrecondition if there is nothing, or if it only goes forward by now.
+	// owner serves, a merge before the right shard has given its keys up, a rebuild before the old replica leaves, splits that
+	// wait for what uses the keys or for an earlier split. FailedPrecondition if there is nothing, or if it only goes forward
+	// by now.
 	Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error)
 	// Rebalance has the cluster look at once at what it does by itself otherwise every few seconds, and answers what it
 	// decided, in words.
@@ -244,6 +269,9 @@ func (UnimplementedShardAdminServer) Move(context.Context, *ShardMoveRequest) (*
 }
 func (UnimplementedShardAdminServer) Merge(context.Context, *ShardMergeRequest) (*ShardMergeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Merge not implemented")
+}
+func (UnimplementedShardAdminServer) Rebuild(context.Context, *ShardRebuildRequest) (*ShardRebuildResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rebuild not implemented")
 }
 func (UnimplementedShardAdminServer) Cancel(context.Context, *ShardCancelRequest) (*ShardCancelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
@@ -386,6 +414,24 @@ func _ShardAdmin_Merge_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ShardAdmin_Rebuild_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardRebuildRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardAdminServer).Rebuild(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ShardAdmin_Rebuild_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardAdminServer).Rebuild(ctx, req.(*ShardRebuildRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ShardAdmin_Cancel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ShardCancelRequest)
 	if err := dec(in); err != nil {
@@ -488,6 +534,10 @@ var ShardAdmin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Merge",
 			Handler:    _ShardAdmin_Merge_Handler,
+		},
+		{
+			MethodName: "Rebuild",
+			Handler:    _ShardAdmin_Rebuild_Handler,
 		},
 		{
 			MethodName: "Cancel",

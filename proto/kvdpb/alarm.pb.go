@@ -83,7 +83,7 @@ const (
 	Alarm_QUOTA Alarm_Cause = 1
 	// DISK: the member's disk is nearly full; the member takes it back itself.
 	Alarm_DISK Alarm_Cause = 2
-	// CHECK: a comparison of hashes found a difference; it stands until it is disarmed.
+	// CHECK: a comparison of hashes found a difference; it stands until it is disarmed, or the replicas are rebuilt or gone.
 	Alarm_CHECK Alarm_Cause = 3
 )
 
@@ -135,9 +135,12 @@ func (Alarm_Cause) EnumDescriptor() ([]byte, []int) {
 type Alarm struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// member has the trouble. It need not be a member of the cluster: whoever raises an alarm by hand names any.
-	Member        uint64      `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
-	Type          Alarm_Type  `protobuf:"varint,2,opt,name=type,proto3,enum=kvdpb.Alarm_Type" json:"type,omitempty"`
-	Cause         Alarm_Cause `protobuf:"varint,3,opt,name=cause,proto3,enum=kvdpb.Alarm_Cause" json:"cause,omitempty"`
+	Member uint64      `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
+	Type   Alarm_Type  `protobuf:"varint,2,opt,name=type,proto3,enum=kvdpb.Alarm_Type" json:"type,omitempty"`
+	Cause  Alarm_Cause `protobuf:"varint,3,opt,name=cause,proto3,enum=kvdpb.Alarm_Cause" json:"cause,omitempty"`
+	// shards are those whose replica on the member was found to differ, in ascending order. Such an alarm ends when none of
+	// these replicas is left.
+	Shards        []uint64 `protobuf:"varint,4,rep,packed,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,7 +196,14 @@ func (x *Alarm) GetCause() Alarm_Cause {
 	return Alarm_REQUESTED
 }
 
-// RaiseAlarm makes an alarm stand. One that stands already is left alone.
+func (x *Alarm) GetShards() []uint64 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+// RaiseAlarm makes an alarm stand. One that stands already gets the shards that it did not have.
 type RaiseAlarm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Alarm         *Alarm                 `protobuf:"bytes,1,opt,name=alarm,proto3" json:"alarm,omitempty"`
@@ -342,11 +352,12 @@ var File_kvdpb_alarm_proto protoreflect.FileDescriptor
 
 const file_kvdpb_alarm_proto_rawDesc = "" +
 	"\n" +
-	"\x11kvdpb/alarm.proto\x12\x05kvdpb\"\xd5\x01\n" +
+	"\x11kvdpb/alarm.proto\x12\x05kvdpb\"\xed\x01\n" +
 	"\x05Alarm\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\x04R\x06member\x12%\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x11.kvdpb.Alarm.TypeR\x04type\x12(\n" +
-	"\x05cause\x18\x03 \x01(\x0e2\x12.kvdpb.Alarm.CauseR\x05cause\"+\n" +
+	"\x05cause\x18\x03 \x01(\x0e2\x12.kvdpb.Alarm.CauseR\x05cause\x12\x16\n" +
+	"\x06shards\x18\x04 \x03(\x04R\x06shards\"+\n" +
 	"\x04Type\x12\b\n" +
 	"\x04NONE\x10\x00\x12\f\n" +
 	"\bNO_SPACE\x10\x01\x12\v\n" +

@@ -507,6 +507,77 @@ func (x *DropReplica) GetReplica() uint64 {
 	return 0
 }
 
+// RebuildReplica has the replica of a member made anew from the others.
+type RebuildReplica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// config is that of the descriptor which the request was decided on.
+	Config  uint64 `protobuf:"varint,2,opt,name=config,proto3" json:"config,omitempty"`
+	Replica uint64 `protobuf:"varint,3,opt,name=replica,proto3" json:"replica,omitempty"`
+	// cancel takes it back, as long as the replica does not leave.
+	Cancel        bool `protobuf:"varint,4,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildReplica) Reset() {
+	*x = RebuildReplica{}
+	mi := &file_kvdpb_elastic_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildReplica) ProtoMessage() {}
+
+func (x *RebuildReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_elastic_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildReplica.ProtoReflect.Descriptor instead.
+func (*RebuildReplica) Descriptor() ([]byte, []int) {
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RebuildReplica) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RebuildReplica) GetConfig() uint64 {
+	if x != nil {
+		return x.Config
+	}
+	return 0
+}
+
+func (x *RebuildReplica) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *RebuildReplica) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
 // PreferOwner asks for a shard to be owned by a member; zero takes it back.
 type PreferOwner struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -520,7 +591,7 @@ type PreferOwner struct {
 
 func (x *PreferOwner) Reset() {
 	*x = PreferOwner{}
-	mi := &file_kvdpb_elastic_proto_msgTypes[9]
+	mi := &file_kvdpb_elastic_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +603,7 @@ func (x *PreferOwner) String() string {
 func (*PreferOwner) ProtoMessage() {}
 
 func (x *PreferOwner) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_elastic_proto_msgTypes[9]
+	mi := &file_kvdpb_elastic_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +616,7 @@ func (x *PreferOwner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreferOwner.ProtoReflect.Descriptor instead.
 func (*PreferOwner) Descriptor() ([]byte, []int) {
-	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{9}
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PreferOwner) GetShard() uint64 {
@@ -614,7 +685,7 @@ type ClusterSettings struct {
 
 func (x *ClusterSettings) Reset() {
 	*x = ClusterSettings{}
-	mi := &file_kvdpb_elastic_proto_msgTypes[10]
+	mi := &file_kvdpb_elastic_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +697,7 @@ func (x *ClusterSettings) String() string {
 func (*ClusterSettings) ProtoMessage() {}
 
 func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_elastic_proto_msgTypes[10]
+	mi := &file_kvdpb_elastic_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +710,7 @@ func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSettings.ProtoReflect.Descriptor instead.
 func (*ClusterSettings) Descriptor() ([]byte, []int) {
-	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{10}
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ClusterSettings) GetReplicas() uint32 {
@@ -773,7 +844,7 @@ type SetClusterSettings struct {
 
 func (x *SetClusterSettings) Reset() {
 	*x = SetClusterSettings{}
-	mi := &file_kvdpb_elastic_proto_msgTypes[11]
+	mi := &file_kvdpb_elastic_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +856,7 @@ func (x *SetClusterSettings) String() string {
 func (*SetClusterSettings) ProtoMessage() {}
 
 func (x *SetClusterSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_elastic_proto_msgTypes[11]
+	mi := &file_kvdpb_elastic_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +869,7 @@ func (x *SetClusterSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClusterSettings.ProtoReflect.Descriptor instead.
 func (*SetClusterSettings) Descriptor() ([]byte, []int) {
-	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{11}
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SetClusterSettings) GetSettings() *ClusterSettings {
@@ -825,7 +896,7 @@ type MembershipRequest struct {
 
 func (x *MembershipRequest) Reset() {
 	*x = MembershipRequest{}
-	mi := &file_kvdpb_elastic_proto_msgTypes[12]
+	mi := &file_kvdpb_elastic_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +908,7 @@ func (x *MembershipRequest) String() string {
 func (*MembershipRequest) ProtoMessage() {}
 
 func (x *MembershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_elastic_proto_msgTypes[12]
+	mi := &file_kvdpb_elastic_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +921,7 @@ func (x *MembershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipRequest.ProtoReflect.Descriptor instead.
 func (*MembershipRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{12}
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MembershipRequest) GetLocal() bool {
@@ -872,7 +943,7 @@ type MembershipResponse struct {
 
 func (x *MembershipResponse) Reset() {
 	*x = MembershipResponse{}
-	mi := &file_kvdpb_elastic_proto_msgTypes[13]
+	mi := &file_kvdpb_elastic_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +955,7 @@ func (x *MembershipResponse) String() string {
 func (*MembershipResponse) ProtoMessage() {}
 
 func (x *MembershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_elastic_proto_msgTypes[13]
+	mi := &file_kvdpb_elastic_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +968,7 @@ func (x *MembershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembershipResponse.ProtoReflect.Descriptor instead.
 func (*MembershipResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{13}
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MembershipResponse) GetClusterId() uint64 {
@@ -929,7 +1000,7 @@ type CaughtUpRequest struct {
 
 func (x *CaughtUpRequest) Reset() {
 	*x = CaughtUpRequest{}
-	mi := &file_kvdpb_elastic_proto_msgTypes[14]
+	mi := &file_kvdpb_elastic_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1012,7 @@ func (x *CaughtUpRequest) String() string {
 func (*CaughtUpRequest) ProtoMessage() {}
 
 func (x *CaughtUpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_elastic_proto_msgTypes[14]
+	mi := &file_kvdpb_elastic_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1025,7 @@ func (x *CaughtUpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaughtUpRequest.ProtoReflect.Descriptor instead.
 func (*CaughtUpRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{14}
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{15}
 }
 
 type CaughtUpResponse struct {
@@ -965,7 +1036,7 @@ type CaughtUpResponse struct {
 
 func (x *CaughtUpResponse) Reset() {
 	*x = CaughtUpResponse{}
-	mi := &file_kvdpb_elastic_proto_msgTypes[15]
+	mi := &file_kvdpb_elastic_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1048,7 @@ func (x *CaughtUpResponse) String() string {
 func (*CaughtUpResponse) ProtoMessage() {}
 
 func (x *CaughtUpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_elastic_proto_msgTypes[15]
+	mi := &file_kvdpb_elastic_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1061,7 @@ func (x *CaughtUpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaughtUpResponse.ProtoReflect.Descriptor instead.
 func (*CaughtUpResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{15}
+	return file_kvdpb_elastic_proto_rawDescGZIP(), []int{16}
 }
 
 var File_kvdpb_elastic_proto protoreflect.FileDescriptor
@@ -1025,7 +1096,12 @@ const file_kvdpb_elastic_proto_rawDesc = "" +
 	"\areplica\x18\x03 \x01(\x04R\areplica\"=\n" +
 	"\vDropReplica\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x18\n" +
-	"\areplica\x18\x02 \x01(\x04R\areplica\"Y\n" +
+	"\areplica\x18\x02 \x01(\x04R\areplica\"p\n" +
+	"\x0eRebuildReplica\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x16\n" +
+	"\x06config\x18\x02 \x01(\x04R\x06config\x12\x18\n" +
+	"\areplica\x18\x03 \x01(\x04R\areplica\x12\x16\n" +
+	"\x06cancel\x18\x04 \x01(\bR\x06cancel\"Y\n" +
 	"\vPreferOwner\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x16\n" +
 	"\x06member\x18\x02 \x01(\x04R\x06member\x12\x1c\n" +
@@ -1099,7 +1175,7 @@ func file_kvdpb_elastic_proto_rawDescGZIP() []byte {
 	return file_kvdpb_elastic_proto_rawDescData
 }
 
-var file_kvdpb_elastic_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_kvdpb_elastic_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_kvdpb_elastic_proto_goTypes = []any{
 	(*AddMember)(nil),          // 0: kvdpb.AddMember
 	(*PromoteMember)(nil),      // 1: kvdpb.PromoteMember
@@ -1110,21 +1186,22 @@ var file_kvdpb_elastic_proto_goTypes = []any{
 	(*PromoteReplica)(nil),     // 6: kvdpb.PromoteReplica
 	(*RemoveReplica)(nil),      // 7: kvdpb.RemoveReplica
 	(*DropReplica)(nil),        // 8: kvdpb.DropReplica
-	(*PreferOwner)(nil),        // 9: kvdpb.PreferOwner
-	(*ClusterSettings)(nil),    // 10: kvdpb.ClusterSettings
-	(*SetClusterSettings)(nil), // 11: kvdpb.SetClusterSettings
-	(*MembershipRequest)(nil),  // 12: kvdpb.MembershipRequest
-	(*MembershipResponse)(nil), // 13: kvdpb.MembershipResponse
-	(*CaughtUpRequest)(nil),    // 14: kvdpb.CaughtUpRequest
-	(*CaughtUpResponse)(nil),   // 15: kvdpb.CaughtUpResponse
-	(*Member)(nil),             // 16: kvdpb.Member
+	(*RebuildReplica)(nil),     // 9: kvdpb.RebuildReplica
+	(*PreferOwner)(nil),        // 10: kvdpb.PreferOwner
+	(*ClusterSettings)(nil),    // 11: kvdpb.ClusterSettings
+	(*SetClusterSettings)(nil), // 12: kvdpb.SetClusterSettings
+	(*MembershipRequest)(nil),  // 13: kvdpb.MembershipRequest
+	(*MembershipResponse)(nil), // 14: kvdpb.MembershipResponse
+	(*CaughtUpRequest)(nil),    // 15: kvdpb.CaughtUpRequest
+	(*CaughtUpResponse)(nil),   // 16: kvdpb.CaughtUpResponse
+	(*Member)(nil),             // 17: kvdpb.Member
 }
 var file_kvdpb_elastic_proto_depIdxs = []int32{
-	16, // 0: kvdpb.AddMember.member:type_name -> kvdpb.Member
-	10, // 1: kvdpb.SetClusterSettings.settings:type_name -> kvdpb.ClusterSettings
-	16, // 2: kvdpb.MembershipResponse.members:type_name -> kvdpb.Member
-	12, // 3: kvdpb.Membership.Describe:input_type -> kvdpb.MembershipRequest
-	13, // 4: kvdpb.Membership.Describe:output_type -> kvdpb.MembershipResponse
+	17, // 0: kvdpb.AddMember.member:type_name -> kvdpb.Member
+	11, // 1: kvdpb.SetClusterSettings.settings:type_name -> kvdpb.ClusterSettings
+	17, // 2: kvdpb.MembershipResponse.members:type_name -> kvdpb.Member
+	13, // 3: kvdpb.Membership.Describe:input_type -> kvdpb.MembershipRequest
+	14, // 4: kvdpb.Membership.Describe:output_type -> kvdpb.MembershipResponse
 	4,  // [4:5] is the sub-list for method output_type
 	3,  // [3:4] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
@@ -1138,14 +1215,14 @@ func file_kvdpb_elastic_proto_init() {
 		return
 	}
 	file_kvdpb_kvd_proto_init()
-	file_kvdpb_elastic_proto_msgTypes[10].OneofWrappers = []any{}
+	file_kvdpb_elastic_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_elastic_proto_rawDesc), len(file_kvdpb_elastic_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -85,7 +85,10 @@ type Replica struct {
 	// leaving: the replica is to be taken out of the group. There is no way back.
 	Leaving bool `protobuf:"varint,41,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	// replaces is the replica that leaves once this one, which is joining, votes.
-	Replaces      uint64 `protobuf:"varint,42,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	Replaces uint64 `protobuf:"varint,42,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	// rebuild: the data of the replica is given up, and its member gets it anew from
+	// the others, as a new replica. It stays set until that votes.
+	Rebuild       bool `protobuf:"varint,43,opt,name=rebuild,proto3" json:"rebuild,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -160,6 +163,13 @@ func (x *Replica) GetReplaces() uint64 {
 		return x.Replaces
 	}
 	return 0
+}
+
+func (x *Replica) GetRebuild() bool {
+	if x != nil {
+		return x.Rebuild
+	}
+	return false
 }
 
 // Descriptor says which keys a shard holds and who holds them.
@@ -706,7 +716,7 @@ var File_kvdpb_kvd_proto protoreflect.FileDescriptor
 
 const file_kvdpb_kvd_proto_rawDesc = "" +
 	"\n" +
-	"\x0fkvdpb/kvd.proto\x12\x05kvdpb\x1a\x11kvdpb/merge.proto\"\xaa\x01\n" +
+	"\x0fkvdpb/kvd.proto\x12\x05kvdpb\x1a\x11kvdpb/merge.proto\"\xc4\x01\n" +
 	"\aReplica\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\x04R\x06member\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x04R\areplica\x12\x1d\n" +
@@ -714,7 +724,8 @@ const file_kvdpb_kvd_proto_rawDesc = "" +
 	"non_voting\x18\x03 \x01(\bR\tnonVoting\x12\x18\n" +
 	"\ajoining\x18( \x01(\bR\ajoining\x12\x18\n" +
 	"\aleaving\x18) \x01(\bR\aleaving\x12\x1a\n" +
-	"\breplaces\x18* \x01(\x04R\breplaces\"\xd6\x04\n" +
+	"\breplaces\x18* \x01(\x04R\breplaces\x12\x18\n" +
+	"\arebuild\x18+ \x01(\bR\arebuild\"\xd6\x04\n" +
 	"\n" +
 	"Descriptor\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +

@@ -233,6 +233,122 @@ func (x *ShardMoveResponse) GetReplicaId() uint64 {
 	return 0
 }
 
+type ShardRebuildRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// member_id is the member whose replica is made anew; 0 is the one whose replica was found to differ.
+	MemberId uint64 `protobuf:"varint,2,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	// no_wait answers once the rebuild has begun.
+	NoWait        bool `protobuf:"varint,3,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRebuildRequest) Reset() {
+	*x = ShardRebuildRequest{}
+	mi := &file_kvdpb_operations_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRebuildRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRebuildRequest) ProtoMessage() {}
+
+func (x *ShardRebuildRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_operations_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRebuildRequest.ProtoReflect.Descriptor instead.
+func (*ShardRebuildRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ShardRebuildRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ShardRebuildRequest) GetMemberId() uint64 {
+	if x != nil {
+		return x.MemberId
+	}
+	return 0
+}
+
+func (x *ShardRebuildRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+type ShardRebuildResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// member_id is the member whose replica was made anew, replica_id the id of the new one; that is 0 if it was not
+	// waited for.
+	MemberId      uint64 `protobuf:"varint,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	ReplicaId     uint64 `protobuf:"varint,2,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRebuildResponse) Reset() {
+	*x = ShardRebuildResponse{}
+	mi := &file_kvdpb_operations_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRebuildResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRebuildResponse) ProtoMessage() {}
+
+func (x *ShardRebuildResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_operations_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRebuildResponse.ProtoReflect.Descriptor instead.
+func (*ShardRebuildResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ShardRebuildResponse) GetMemberId() uint64 {
+	if x != nil {
+		return x.MemberId
+	}
+	return 0
+}
+
+func (x *ShardRebuildResponse) GetReplicaId() uint64 {
+	if x != nil {
+		return x.ReplicaId
+	}
+	return 0
+}
+
 type ShardCancelRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -242,7 +358,7 @@ type ShardCancelRequest struct {
 
 func (x *ShardCancelRequest) Reset() {
 	*x = ShardCancelRequest{}
-	mi := &file_kvdpb_operations_proto_msgTypes[4]
+	mi := &file_kvdpb_operations_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +370,7 @@ func (x *ShardCancelRequest) String() string {
 func (*ShardCancelRequest) ProtoMessage() {}
 
 func (x *ShardCancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[4]
+	mi := &file_kvdpb_operations_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +383,7 @@ func (x *ShardCancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardCancelRequest.ProtoReflect.Descriptor instead.
 func (*ShardCancelRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{4}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ShardCancelRequest) GetId() uint64 {
@@ -287,7 +403,7 @@ type ShardCancelResponse struct {
 
 func (x *ShardCancelResponse) Reset() {
 	*x = ShardCancelResponse{}
-	mi := &file_kvdpb_operations_proto_msgTypes[5]
+	mi := &file_kvdpb_operations_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +415,7 @@ func (x *ShardCancelResponse) String() string {
 func (*ShardCancelResponse) ProtoMessage() {}
 
 func (x *ShardCancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[5]
+	mi := &file_kvdpb_operations_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +428,7 @@ func (x *ShardCancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardCancelResponse.ProtoReflect.Descriptor instead.
 func (*ShardCancelResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{5}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ShardCancelResponse) GetCancelled() string {
@@ -337,7 +453,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_kvdpb_operations_proto_msgTypes[6]
+	mi := &file_kvdpb_operations_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +465,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[6]
+	mi := &file_kvdpb_operations_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +478,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{6}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Setting) GetName() string {
@@ -408,7 +524,7 @@ type SettingsRequest struct {
 
 func (x *SettingsRequest) Reset() {
 	*x = SettingsRequest{}
-	mi := &file_kvdpb_operations_proto_msgTypes[7]
+	mi := &file_kvdpb_operations_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +536,7 @@ func (x *SettingsRequest) String() string {
 func (*SettingsRequest) ProtoMessage() {}
 
 func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[7]
+	mi := &file_kvdpb_operations_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +549,7 @@ func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
 func (*SettingsRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{7}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{9}
 }
 
 type SettingsResponse struct {
@@ -445,7 +561,7 @@ type SettingsResponse struct {
 
 func (x *SettingsResponse) Reset() {
 	*x = SettingsResponse{}
-	mi := &file_kvdpb_operations_proto_msgTypes[8]
+	mi := &file_kvdpb_operations_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +573,7 @@ func (x *SettingsResponse) String() string {
 func (*SettingsResponse) ProtoMessage() {}
 
 func (x *SettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[8]
+	mi := &file_kvdpb_operations_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +586,7 @@ func (x *SettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsResponse.ProtoReflect.Descriptor instead.
 func (*SettingsResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{8}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SettingsResponse) GetSettings() []*Setting {
@@ -492,7 +608,7 @@ type ChangeSettingRequest struct {
 
 func (x *ChangeSettingRequest) Reset() {
 	*x = ChangeSettingRequest{}
-	mi := &file_kvdpb_operations_proto_msgTypes[9]
+	mi := &file_kvdpb_operations_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +620,7 @@ func (x *ChangeSettingRequest) String() string {
 func (*ChangeSettingRequest) ProtoMessage() {}
 
 func (x *ChangeSettingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[9]
+	mi := &file_kvdpb_operations_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +633,7 @@ func (x *ChangeSettingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeSettingRequest.ProtoReflect.Descriptor instead.
 func (*ChangeSettingRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{9}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ChangeSettingRequest) GetName() string {
@@ -550,7 +666,7 @@ type ChangeSettingResponse struct {
 
 func (x *ChangeSettingResponse) Reset() {
 	*x = ChangeSettingResponse{}
-	mi := &file_kvdpb_operations_proto_msgTypes[10]
+	mi := &file_kvdpb_operations_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +678,7 @@ func (x *ChangeSettingResponse) String() string {
 func (*ChangeSettingResponse) ProtoMessage() {}
 
 func (x *ChangeSettingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[10]
+	mi := &file_kvdpb_operations_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +691,7 @@ func (x *ChangeSettingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeSettingResponse.ProtoReflect.Descriptor instead.
 func (*ChangeSettingResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{10}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChangeSettingResponse) GetSetting() *Setting {
@@ -595,7 +711,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_kvdpb_operations_proto_msgTypes[11]
+	mi := &file_kvdpb_operations_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +723,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[11]
+	mi := &file_kvdpb_operations_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +736,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{11}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LoadRequest) GetSplitBytes() int64 {
@@ -644,7 +760,7 @@ type LoadReport struct {
 
 func (x *LoadReport) Reset() {
 	*x = LoadReport{}
-	mi := &file_kvdpb_operations_proto_msgTypes[12]
+	mi := &file_kvdpb_operations_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +772,7 @@ func (x *LoadReport) String() string {
 func (*LoadReport) ProtoMessage() {}
 
 func (x *LoadReport) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[12]
+	mi := &file_kvdpb_operations_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +785,7 @@ func (x *LoadReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadReport.ProtoReflect.Descriptor instead.
 func (*LoadReport) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{12}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LoadReport) GetShards() []*ShardLoad {
@@ -716,7 +832,7 @@ type ShardLoad struct {
 
 func (x *ShardLoad) Reset() {
 	*x = ShardLoad{}
-	mi := &file_kvdpb_operations_proto_msgTypes[13]
+	mi := &file_kvdpb_operations_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +844,7 @@ func (x *ShardLoad) String() string {
 func (*ShardLoad) ProtoMessage() {}
 
 func (x *ShardLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[13]
+	mi := &file_kvdpb_operations_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +857,7 @@ func (x *ShardLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLoad.ProtoReflect.Descriptor instead.
 func (*ShardLoad) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{13}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShardLoad) GetShard() uint64 {
@@ -787,7 +903,7 @@ type RebalanceRequest struct {
 
 func (x *RebalanceRequest) Reset() {
 	*x = RebalanceRequest{}
-	mi := &file_kvdpb_operations_proto_msgTypes[14]
+	mi := &file_kvdpb_operations_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +915,7 @@ func (x *RebalanceRequest) String() string {
 func (*RebalanceRequest) ProtoMessage() {}
 
 func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[14]
+	mi := &file_kvdpb_operations_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +928,7 @@ func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
 func (*RebalanceRequest) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{14}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{16}
 }
 
 type RebalanceResponse struct {
@@ -824,7 +940,7 @@ type RebalanceResponse struct {
 
 func (x *RebalanceResponse) Reset() {
 	*x = RebalanceResponse{}
-	mi := &file_kvdpb_operations_proto_msgTypes[15]
+	mi := &file_kvdpb_operations_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +952,7 @@ func (x *RebalanceResponse) String() string {
 func (*RebalanceResponse) ProtoMessage() {}
 
 func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvdpb_operations_proto_msgTypes[15]
+	mi := &file_kvdpb_operations_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +965,7 @@ func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
 func (*RebalanceResponse) Descriptor() ([]byte, []int) {
-	return file_kvdpb_operations_proto_rawDescGZIP(), []int{15}
+	return file_kvdpb_operations_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RebalanceResponse) GetDecisions() []string {
@@ -877,7 +993,15 @@ const file_kvdpb_operations_proto_rawDesc = "" +
 	"\ano_wait\x18\x04 \x01(\bR\x06noWait\"2\n" +
 	"\x11ShardMoveResponse\x12\x1d\n" +
 	"\n" +
-	"replica_id\x18\x01 \x01(\x04R\treplicaId\"$\n" +
+	"replica_id\x18\x01 \x01(\x04R\treplicaId\"[\n" +
+	"\x13ShardRebuildRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1b\n" +
+	"\tmember_id\x18\x02 \x01(\x04R\bmemberId\x12\x17\n" +
+	"\ano_wait\x18\x03 \x01(\bR\x06noWait\"R\n" +
+	"\x14ShardRebuildResponse\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x1d\n" +
+	"\n" +
+	"replica_id\x18\x02 \x01(\x04R\treplicaId\"$\n" +
 	"\x12ShardCancelRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"3\n" +
 	"\x13ShardCancelResponse\x12\x1c\n" +
@@ -932,33 +1056,35 @@ func file_kvdpb_operations_proto_rawDescGZIP() []byte {
 	return file_kvdpb_operations_proto_rawDescData
 }
 
-var file_kvdpb_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_kvdpb_operations_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_kvdpb_operations_proto_goTypes = []any{
 	(*ShardTransferRequest)(nil),  // 0: kvdpb.ShardTransferRequest
 	(*ShardTransferResponse)(nil), // 1: kvdpb.ShardTransferResponse
 	(*ShardMoveRequest)(nil),      // 2: kvdpb.ShardMoveRequest
 	(*ShardMoveResponse)(nil),     // 3: kvdpb.ShardMoveResponse
-	(*ShardCancelRequest)(nil),    // 4: kvdpb.ShardCancelRequest
-	(*ShardCancelResponse)(nil),   // 5: kvdpb.ShardCancelResponse
-	(*Setting)(nil),               // 6: kvdpb.Setting
-	(*SettingsRequest)(nil),       // 7: kvdpb.SettingsRequest
-	(*SettingsResponse)(nil),      // 8: kvdpb.SettingsResponse
-	(*ChangeSettingRequest)(nil),  // 9: kvdpb.ChangeSettingRequest
-	(*ChangeSettingResponse)(nil), // 10: kvdpb.ChangeSettingResponse
-	(*LoadRequest)(nil),           // 11: kvdpb.LoadRequest
-	(*LoadReport)(nil),            // 12: kvdpb.LoadReport
-	(*ShardLoad)(nil),             // 13: kvdpb.ShardLoad
-	(*RebalanceRequest)(nil),      // 14: kvdpb.RebalanceRequest
-	(*RebalanceResponse)(nil),     // 15: kvdpb.RebalanceResponse
+	(*ShardRebuildRequest)(nil),   // 4: kvdpb.ShardRebuildRequest
+	(*ShardRebuildResponse)(nil),  // 5: kvdpb.ShardRebuildResponse
+	(*ShardCancelRequest)(nil),    // 6: kvdpb.ShardCancelRequest
+	(*ShardCancelResponse)(nil),   // 7: kvdpb.ShardCancelResponse
+	(*Setting)(nil),               // 8: kvdpb.Setting
+	(*SettingsRequest)(nil),       // 9: kvdpb.SettingsRequest
+	(*SettingsResponse)(nil),      // 10: kvdpb.SettingsResponse
+	(*ChangeSettingRequest)(nil),  // 11: kvdpb.ChangeSettingRequest
+	(*ChangeSettingResponse)(nil), // 12: kvdpb.ChangeSettingResponse
+	(*LoadRequest)(nil),           // 13: kvdpb.LoadRequest
+	(*LoadReport)(nil),            // 14: kvdpb.LoadReport
+	(*ShardLoad)(nil),             // 15: kvdpb.ShardLoad
+	(*RebalanceRequest)(nil),      // 16: kvdpb.RebalanceRequest
+	(*RebalanceResponse)(nil),     // 17: kvdpb.RebalanceResponse
 }
 var file_kvdpb_operations_proto_depIdxs = []int32{
-	6,  // 0: kvdpb.SettingsResponse.settings:type_name -> kvdpb.Setting
-	6,  // 1: kvdpb.ChangeSettingResponse.setting:type_name -> kvdpb.Setting
-	13, // 2: kvdpb.LoadReport.shards:type_name -> kvdpb.ShardLoad
-	11, // 3: kvdpb.Loads.Report:input_type -> kvdpb.LoadRequest
-	14, // 4: kvdpb.Loads.Pass:input_type -> kvdpb.RebalanceRequest
-	12, // 5: kvdpb.Loads.Report:output_type -> kvdpb.LoadReport
-	15, // 6: kvdpb.Loads.Pass:output_type -> kvdpb.RebalanceResponse
+	8,  // 0: kvdpb.SettingsResponse.settings:type_name -> kvdpb.Setting
+	8,  // 1: kvdpb.ChangeSettingResponse.setting:type_name -> kvdpb.Setting
+	15, // 2: kvdpb.LoadReport.shards:type_name -> kvdpb.ShardLoad
+	13, // 3: kvdpb.Loads.Report:input_type -> kvdpb.LoadRequest
+	16, // 4: kvdpb.Loads.Pass:input_type -> kvdpb.RebalanceRequest
+	14, // 5: kvdpb.Loads.Report:output_type -> kvdpb.LoadReport
+	17, // 6: kvdpb.Loads.Pass:output_type -> kvdpb.RebalanceResponse
 	5,  // [5:7] is the sub-list for method output_type
 	3,  // [3:5] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
@@ -977,7 +1103,7 @@ func file_kvdpb_operations_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_operations_proto_rawDesc), len(file_kvdpb_operations_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -142,6 +142,7 @@ type PlacementCommand struct {
 	//	*PlacementCommand_DropReplica
 	//	*PlacementCommand_PreferOwner
 	//	*PlacementCommand_SetClusterSettings
+	//	*PlacementCommand_RebuildReplica
 	//	*PlacementCommand_ForceNewCluster
 	//	*PlacementCommand_BeginMerge
 	//	*PlacementCommand_AbortMerge
@@ -422,6 +423,15 @@ func (x *PlacementCommand) GetSetClusterSettings() *SetClusterSettings {
 	return nil
 }
 
+func (x *PlacementCommand) GetRebuildReplica() *RebuildReplica {
+	if x != nil {
+		if x, ok := x.Command.(*PlacementCommand_RebuildReplica); ok {
+			return x.RebuildReplica
+		}
+	}
+	return nil
+}
+
 func (x *PlacementCommand) GetForceNewCluster() *ForceNewCluster {
 	if x != nil {
 		if x, ok := x.Command.(*PlacementCommand_ForceNewCluster); ok {
@@ -580,6 +590,10 @@ type PlacementCommand_SetClusterSettings struct {
 	SetClusterSettings *SetClusterSettings `protobuf:"bytes,50,opt,name=set_cluster_settings,json=setClusterSettings,proto3,oneof"`
 }
 
+type PlacementCommand_RebuildReplica struct {
+	RebuildReplica *RebuildReplica `protobuf:"bytes,56,opt,name=rebuild_replica,json=rebuildReplica,proto3,oneof"`
+}
+
 type PlacementCommand_ForceNewCluster struct {
 	ForceNewCluster *ForceNewCluster `protobuf:"bytes,59,opt,name=force_new_cluster,json=forceNewCluster,proto3,oneof"`
 }
@@ -653,6 +667,8 @@ func (*PlacementCommand_DropReplica) isPlacementCommand_Command() {}
 func (*PlacementCommand_PreferOwner) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_SetClusterSettings) isPlacementCommand_Command() {}
+
+func (*PlacementCommand_RebuildReplica) isPlacementCommand_Command() {}
 
 func (*PlacementCommand_ForceNewCluster) isPlacementCommand_Command() {}
 
@@ -1552,7 +1568,7 @@ var File_kvdpb_placement_proto protoreflect.FileDescriptor
 
 const file_kvdpb_placement_proto_rawDesc = "" +
 	"\n" +
-	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x13kvdpb/elastic.proto\x1a\x12kvdpb/forced.proto\x1a\x0fkvdpb/kvd.proto\x1a\x11kvdpb/merge.proto\"\x8c\x0e\n" +
+	"\x15kvdpb/placement.proto\x12\x05kvdpb\x1a\x11kvdpb/alarm.proto\x1a\x10kvdpb/auth.proto\x1a\x13kvdpb/elastic.proto\x1a\x12kvdpb/forced.proto\x1a\x0fkvdpb/kvd.proto\x1a\x11kvdpb/merge.proto\"\xce\x0e\n" +
 	"\x10PlacementCommand\x12\x14\n" +
 	"\x05epoch\x18\v \x01(\x04R\x05epoch\x12*\n" +
 	"\x04init\x18\x01 \x01(\v2\x14.kvdpb.PlacementInitH\x00R\x04init\x12$\n" +
@@ -1586,7 +1602,8 @@ const file_kvdpb_placement_proto_rawDesc = "" +
 	"\x0eremove_replica\x18/ \x01(\v2\x14.kvdpb.RemoveReplicaH\x00R\rremoveReplica\x127\n" +
 	"\fdrop_replica\x180 \x01(\v2\x12.kvdpb.DropReplicaH\x00R\vdropReplica\x127\n" +
 	"\fprefer_owner\x181 \x01(\v2\x12.kvdpb.PreferOwnerH\x00R\vpreferOwner\x12M\n" +
-	"\x14set_cluster_settings\x182 \x01(\v2\x19.kvdpb.SetClusterSettingsH\x00R\x12setClusterSettings\x12D\n" +
+	"\x14set_cluster_settings\x182 \x01(\v2\x19.kvdpb.SetClusterSettingsH\x00R\x12setClusterSettings\x12@\n" +
+	"\x0frebuild_replica\x188 \x01(\v2\x15.kvdpb.RebuildReplicaH\x00R\x0erebuildReplica\x12D\n" +
 	"\x11force_new_cluster\x18; \x01(\v2\x16.kvdpb.ForceNewClusterH\x00R\x0fforceNewCluster\x124\n" +
 	"\vbegin_merge\x183 \x01(\v2\x11.kvdpb.BeginMergeH\x00R\n" +
 	"beginMerge\x124\n" +
@@ -1735,20 +1752,21 @@ var file_kvdpb_placement_proto_goTypes = []any{
 	(*DropReplica)(nil),            // 27: kvdpb.DropReplica
 	(*PreferOwner)(nil),            // 28: kvdpb.PreferOwner
 	(*SetClusterSettings)(nil),     // 29: kvdpb.SetClusterSettings
-	(*ForceNewCluster)(nil),        // 30: kvdpb.ForceNewCluster
-	(*BeginMerge)(nil),             // 31: kvdpb.BeginMerge
-	(*AbortMerge)(nil),             // 32: kvdpb.AbortMerge
-	(*MergeAborted)(nil),           // 33: kvdpb.MergeAborted
-	(*MergeSurrendered)(nil),       // 34: kvdpb.MergeSurrendered
-	(*MergeDone)(nil),              // 35: kvdpb.MergeDone
-	(*Member)(nil),                 // 36: kvdpb.Member
-	(*Descriptor)(nil),             // 37: kvdpb.Descriptor
-	(*AuthState)(nil),              // 38: kvdpb.AuthState
-	(*Ownership)(nil),              // 39: kvdpb.Ownership
-	(*Alarm)(nil),                  // 40: kvdpb.Alarm
-	(*ClusterSettings)(nil),        // 41: kvdpb.ClusterSettings
-	(*CaughtUpRequest)(nil),        // 42: kvdpb.CaughtUpRequest
-	(*CaughtUpResponse)(nil),       // 43: kvdpb.CaughtUpResponse
+	(*RebuildReplica)(nil),         // 30: kvdpb.RebuildReplica
+	(*ForceNewCluster)(nil),        // 31: kvdpb.ForceNewCluster
+	(*BeginMerge)(nil),             // 32: kvdpb.BeginMerge
+	(*AbortMerge)(nil),             // 33: kvdpb.AbortMerge
+	(*MergeAborted)(nil),           // 34: kvdpb.MergeAborted
+	(*MergeSurrendered)(nil),       // 35: kvdpb.MergeSurrendered
+	(*MergeDone)(nil),              // 36: kvdpb.MergeDone
+	(*Member)(nil),                 // 37: kvdpb.Member
+	(*Descriptor)(nil),             // 38: kvdpb.Descriptor
+	(*AuthState)(nil),              // 39: kvdpb.AuthState
+	(*Ownership)(nil),              // 40: kvdpb.Ownership
+	(*Alarm)(nil),                  // 41: kvdpb.Alarm
+	(*ClusterSettings)(nil),        // 42: kvdpb.ClusterSettings
+	(*CaughtUpRequest)(nil),        // 43: kvdpb.CaughtUpRequest
+	(*CaughtUpResponse)(nil),       // 44: kvdpb.CaughtUpResponse
 }
 var file_kvdpb_placement_proto_depIdxs = []int32{
 	2,  // 0: kvdpb.PlacementCommand.init:type_name -> kvdpb.PlacementInit
@@ -1776,38 +1794,39 @@ var file_kvdpb_placement_proto_depIdxs = []int32{
 	27, // 22: kvdpb.PlacementCommand.drop_replica:type_name -> kvdpb.DropReplica
 	28, // 23: kvdpb.PlacementCommand.prefer_owner:type_name -> kvdpb.PreferOwner
 	29, // 24: kvdpb.PlacementCommand.set_cluster_settings:type_name -> kvdpb.SetClusterSettings
-	30, // 25: kvdpb.PlacementCommand.force_new_cluster:type_name -> kvdpb.ForceNewCluster
-	31, // 26: kvdpb.PlacementCommand.begin_merge:type_name -> kvdpb.BeginMerge
-	32, // 27: kvdpb.PlacementCommand.abort_merge:type_name -> kvdpb.AbortMerge
-	33, // 28: kvdpb.PlacementCommand.merge_aborted:type_name -> kvdpb.MergeAborted
-	34, // 29: kvdpb.PlacementCommand.merge_surrendered:type_name -> kvdpb.MergeSurrendered
-	35, // 30: kvdpb.PlacementCommand.merge_done:type_name -> kvdpb.MergeDone
-	36, // 31: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
-	37, // 32: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
-	38, // 33: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
-	6,  // 34: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
-	36, // 35: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
-	0,  // 36: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
-	37, // 37: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
-	36, // 38: kvdpb.PlacementResult.members:type_name -> kvdpb.Member
-	36, // 39: kvdpb.PlacementState.members:type_name -> kvdpb.Member
-	37, // 40: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
-	39, // 41: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
-	5,  // 42: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
-	38, // 43: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
-	40, // 44: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
-	18, // 45: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
-	36, // 46: kvdpb.PlacementState.departing:type_name -> kvdpb.Member
-	41, // 47: kvdpb.PlacementState.settings:type_name -> kvdpb.ClusterSettings
-	1,  // 48: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
-	42, // 49: kvdpb.Placement.CaughtUp:input_type -> kvdpb.CaughtUpRequest
-	12, // 50: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
-	43, // 51: kvdpb.Placement.CaughtUp:output_type -> kvdpb.CaughtUpResponse
-	50, // [50:52] is the sub-list for method output_type
-	48, // [48:50] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	30, // 25: kvdpb.PlacementCommand.rebuild_replica:type_name -> kvdpb.RebuildReplica
+	31, // 26: kvdpb.PlacementCommand.force_new_cluster:type_name -> kvdpb.ForceNewCluster
+	32, // 27: kvdpb.PlacementCommand.begin_merge:type_name -> kvdpb.BeginMerge
+	33, // 28: kvdpb.PlacementCommand.abort_merge:type_name -> kvdpb.AbortMerge
+	34, // 29: kvdpb.PlacementCommand.merge_aborted:type_name -> kvdpb.MergeAborted
+	35, // 30: kvdpb.PlacementCommand.merge_surrendered:type_name -> kvdpb.MergeSurrendered
+	36, // 31: kvdpb.PlacementCommand.merge_done:type_name -> kvdpb.MergeDone
+	37, // 32: kvdpb.PlacementInit.members:type_name -> kvdpb.Member
+	38, // 33: kvdpb.PlacementInit.shards:type_name -> kvdpb.Descriptor
+	39, // 34: kvdpb.PlacementInit.auth:type_name -> kvdpb.AuthState
+	6,  // 35: kvdpb.PlacementRelease.answers:type_name -> kvdpb.SequencerAnswer
+	37, // 36: kvdpb.UpdateMember.member:type_name -> kvdpb.Member
+	0,  // 37: kvdpb.PlacementResult.rejection:type_name -> kvdpb.PlacementResult.Rejection
+	38, // 38: kvdpb.PlacementResult.descriptor:type_name -> kvdpb.Descriptor
+	37, // 39: kvdpb.PlacementResult.members:type_name -> kvdpb.Member
+	37, // 40: kvdpb.PlacementState.members:type_name -> kvdpb.Member
+	38, // 41: kvdpb.PlacementState.shards:type_name -> kvdpb.Descriptor
+	40, // 42: kvdpb.PlacementState.ownership:type_name -> kvdpb.Ownership
+	5,  // 43: kvdpb.PlacementState.released:type_name -> kvdpb.PlacementRelease
+	39, // 44: kvdpb.PlacementState.auth:type_name -> kvdpb.AuthState
+	41, // 45: kvdpb.PlacementState.alarms:type_name -> kvdpb.Alarm
+	18, // 46: kvdpb.PlacementState.downgrade:type_name -> kvdpb.Downgrade
+	37, // 47: kvdpb.PlacementState.departing:type_name -> kvdpb.Member
+	42, // 48: kvdpb.PlacementState.settings:type_name -> kvdpb.ClusterSettings
+	1,  // 49: kvdpb.Placement.Update:input_type -> kvdpb.PlacementCommand
+	43, // 50: kvdpb.Placement.CaughtUp:input_type -> kvdpb.CaughtUpRequest
+	12, // 51: kvdpb.Placement.Update:output_type -> kvdpb.PlacementResult
+	44, // 52: kvdpb.Placement.CaughtUp:output_type -> kvdpb.CaughtUpResponse
+	51, // [51:53] is the sub-list for method output_type
+	49, // [49:51] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_placement_proto_init() }
@@ -1847,6 +1866,7 @@ func file_kvdpb_placement_proto_init() {
 		(*PlacementCommand_DropReplica)(nil),
 		(*PlacementCommand_PreferOwner)(nil),
 		(*PlacementCommand_SetClusterSettings)(nil),
+		(*PlacementCommand_RebuildReplica)(nil),
 		(*PlacementCommand_ForceNewCluster)(nil),
 		(*PlacementCommand_BeginMerge)(nil),
 		(*PlacementCommand_AbortMerge)(nil),

@@ -392,7 +392,9 @@ type ReplicaStatus struct {
 	SizeBytes    int64  `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	Keys         int64  `protobuf:"varint,7,opt,name=keys,proto3" json:"keys,omitempty"`
 	// phase is a word for what the replica is doing, see ShardInfo.
-	Phase         string `protobuf:"bytes,8,opt,name=phase,proto3" json:"phase,omitempty"`
+	Phase string `protobuf:"bytes,8,opt,name=phase,proto3" json:"phase,omitempty"`
+	// replica is the id of the replica that answers.
+	Replica       uint64 `protobuf:"varint,9,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -481,6 +483,13 @@ func (x *ReplicaStatus) GetPhase() string {
 		return x.Phase
 	}
 	return ""
+}
+
+func (x *ReplicaStatus) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
 }
 
 type SplitRequest struct {
@@ -580,6 +589,95 @@ func (x *SplitResponse) GetRight() *Descriptor {
 	return nil
 }
 
+type CancelSplitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelSplitsRequest) Reset() {
+	*x = CancelSplitsRequest{}
+	mi := &file_kvdpb_router_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelSplitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelSplitsRequest) ProtoMessage() {}
+
+func (x *CancelSplitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_router_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelSplitsRequest.ProtoReflect.Descriptor instead.
+func (*CancelSplitsRequest) Descriptor() ([]byte, []int) {
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CancelSplitsRequest) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+type CancelSplitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// keys are the encoded keys at which the shard is not split any more.
+	Keys          [][]byte `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelSplitsResponse) Reset() {
+	*x = CancelSplitsResponse{}
+	mi := &file_kvdpb_router_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelSplitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelSplitsResponse) ProtoMessage() {}
+
+func (x *CancelSplitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvdpb_router_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelSplitsResponse.ProtoReflect.Descriptor instead.
+func (*CancelSplitsResponse) Descriptor() ([]byte, []int) {
+	return file_kvdpb_router_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CancelSplitsResponse) GetKeys() [][]byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 var File_kvdpb_router_proto protoreflect.FileDescriptor
 
 const file_kvdpb_router_proto_rawDesc = "" +
@@ -613,7 +711,7 @@ const file_kvdpb_router_proto_rawDesc = "" +
 	"\x0fDescribeRequest\x12\x16\n" +
 	"\x06shards\x18\x01 \x03(\x04R\x06shards\"D\n" +
 	"\x10DescribeResponse\x120\n" +
-	"\breplicas\x18\x01 \x03(\v2\x14.kvdpb.ReplicaStatusR\breplicas\"\xe8\x01\n" +
+	"\breplicas\x18\x01 \x03(\v2\x14.kvdpb.ReplicaStatusR\breplicas\"\x82\x02\n" +
 	"\rReplicaStatus\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12!\n" +
 	"\fowner_member\x18\x02 \x01(\x04R\vownerMember\x12\x14\n" +
@@ -623,17 +721,23 @@ const file_kvdpb_router_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x06 \x01(\x03R\tsizeBytes\x12\x12\n" +
 	"\x04keys\x18\a \x01(\x03R\x04keys\x12\x14\n" +
-	"\x05phase\x18\b \x01(\tR\x05phase\" \n" +
+	"\x05phase\x18\b \x01(\tR\x05phase\x12\x18\n" +
+	"\areplica\x18\t \x01(\x04R\areplica\" \n" +
 	"\fSplitRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"_\n" +
 	"\rSplitResponse\x12%\n" +
 	"\x04left\x18\x01 \x01(\v2\x11.kvdpb.DescriptorR\x04left\x12'\n" +
-	"\x05right\x18\x02 \x01(\v2\x11.kvdpb.DescriptorR\x05right2\xda\x01\n" +
+	"\x05right\x18\x02 \x01(\v2\x11.kvdpb.DescriptorR\x05right\"+\n" +
+	"\x13CancelSplitsRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\"*\n" +
+	"\x14CancelSplitsResponse\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\fR\x04keys2\xa3\x02\n" +
 	"\x06Shards\x12.\n" +
 	"\x04Scan\x12\x12.kvdpb.ScanRequest\x1a\x10.kvdpb.ScanChunk0\x01\x12;\n" +
 	"\bDescribe\x12\x16.kvdpb.DescribeRequest\x1a\x17.kvdpb.DescribeResponse\x12/\n" +
 	"\x04Hash\x12\x12.kvdpb.HashRequest\x1a\x13.kvdpb.HashResponse\x122\n" +
-	"\x05Split\x12\x13.kvdpb.SplitRequest\x1a\x14.kvdpb.SplitResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
+	"\x05Split\x12\x13.kvdpb.SplitRequest\x1a\x14.kvdpb.SplitResponse\x12G\n" +
+	"\fCancelSplits\x12\x1a.kvdpb.CancelSplitsRequest\x1a\x1b.kvdpb.CancelSplitsResponseB#Z!github.com/kvd-io/kvd/proto/kvdpbb\x06proto3"
 
 var (
 	file_kvdpb_router_proto_rawDescOnce sync.Once
@@ -647,36 +751,40 @@ func file_kvdpb_router_proto_rawDescGZIP() []byte {
 	return file_kvdpb_router_proto_rawDescData
 }
 
-var file_kvdpb_router_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_kvdpb_router_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_kvdpb_router_proto_goTypes = []any{
-	(*ScanRequest)(nil),      // 0: kvdpb.ScanRequest
-	(*HashRequest)(nil),      // 1: kvdpb.HashRequest
-	(*HashResponse)(nil),     // 2: kvdpb.HashResponse
-	(*ScanChunk)(nil),        // 3: kvdpb.ScanChunk
-	(*DescribeRequest)(nil),  // 4: kvdpb.DescribeRequest
-	(*DescribeResponse)(nil), // 5: kvdpb.DescribeResponse
-	(*ReplicaStatus)(nil),    // 6: kvdpb.ReplicaStatus
-	(*SplitRequest)(nil),     // 7: kvdpb.SplitRequest
-	(*SplitResponse)(nil),    // 8: kvdpb.SplitResponse
-	(*Descriptor)(nil),       // 9: kvdpb.Descriptor
+	(*ScanRequest)(nil),          // 0: kvdpb.ScanRequest
+	(*HashRequest)(nil),          // 1: kvdpb.HashRequest
+	(*HashResponse)(nil),         // 2: kvdpb.HashResponse
+	(*ScanChunk)(nil),            // 3: kvdpb.ScanChunk
+	(*DescribeRequest)(nil),      // 4: kvdpb.DescribeRequest
+	(*DescribeResponse)(nil),     // 5: kvdpb.DescribeResponse
+	(*ReplicaStatus)(nil),        // 6: kvdpb.ReplicaStatus
+	(*SplitRequest)(nil),         // 7: kvdpb.SplitRequest
+	(*SplitResponse)(nil),        // 8: kvdpb.SplitResponse
+	(*CancelSplitsRequest)(nil),  // 9: kvdpb.CancelSplitsRequest
+	(*CancelSplitsResponse)(nil), // 10: kvdpb.CancelSplitsResponse
+	(*Descriptor)(nil),           // 11: kvdpb.Descriptor
 }
 var file_kvdpb_router_proto_depIdxs = []int32{
-	6, // 0: kvdpb.DescribeResponse.replicas:type_name -> kvdpb.ReplicaStatus
-	9, // 1: kvdpb.SplitResponse.left:type_name -> kvdpb.Descriptor
-	9, // 2: kvdpb.SplitResponse.right:type_name -> kvdpb.Descriptor
-	0, // 3: kvdpb.Shards.Scan:input_type -> kvdpb.ScanRequest
-	4, // 4: kvdpb.Shards.Describe:input_type -> kvdpb.DescribeRequest
-	1, // 5: kvdpb.Shards.Hash:input_type -> kvdpb.HashRequest
-	7, // 6: kvdpb.Shards.Split:input_type -> kvdpb.SplitRequest
-	3, // 7: kvdpb.Shards.Scan:output_type -> kvdpb.ScanChunk
-	5, // 8: kvdpb.Shards.Describe:output_type -> kvdpb.DescribeResponse
-	2, // 9: kvdpb.Shards.Hash:output_type -> kvdpb.HashResponse
-	8, // 10: kvdpb.Shards.Split:output_type -> kvdpb.SplitResponse
-	7, // [7:11] is the sub-list for method output_type
-	3, // [3:7] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	6,  // 0: kvdpb.DescribeResponse.replicas:type_name -> kvdpb.ReplicaStatus
+	11, // 1: kvdpb.SplitResponse.left:type_name -> kvdpb.Descriptor
+	11, // 2: kvdpb.SplitResponse.right:type_name -> kvdpb.Descriptor
+	0,  // 3: kvdpb.Shards.Scan:input_type -> kvdpb.ScanRequest
+	4,  // 4: kvdpb.Shards.Describe:input_type -> kvdpb.DescribeRequest
+	1,  // 5: kvdpb.Shards.Hash:input_type -> kvdpb.HashRequest
+	7,  // 6: kvdpb.Shards.Split:input_type -> kvdpb.SplitRequest
+	9,  // 7: kvdpb.Shards.CancelSplits:input_type -> kvdpb.CancelSplitsRequest
+	3,  // 8: kvdpb.Shards.Scan:output_type -> kvdpb.ScanChunk
+	5,  // 9: kvdpb.Shards.Describe:output_type -> kvdpb.DescribeResponse
+	2,  // 10: kvdpb.Shards.Hash:output_type -> kvdpb.HashResponse
+	8,  // 11: kvdpb.Shards.Split:output_type -> kvdpb.SplitResponse
+	10, // 12: kvdpb.Shards.CancelSplits:output_type -> kvdpb.CancelSplitsResponse
+	8,  // [8:13] is the sub-list for method output_type
+	3,  // [3:8] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_kvdpb_router_proto_init() }
@@ -691,7 +799,7 @@ func file_kvdpb_router_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvdpb_router_proto_rawDesc), len(file_kvdpb_router_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,10 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Shards_Scan_FullMethodName     = "/kvdpb.Shards/Scan"
-	Shards_Describe_FullMethodName = "/kvdpb.Shards/Describe"
-	Shards_Hash_FullMethodName     = "/kvdpb.Shards/Hash"
-	Shards_Split_FullMethodName    = "/kvdpb.Shards/Split"
+	Shards_Scan_FullMethodName         = "/kvdpb.Shards/Scan"
+	Shards_Describe_FullMethodName     = "/kvdpb.Shards/Describe"
+	Shards_Hash_FullMethodName         = "/kvdpb.Shards/Hash"
+	Shards_Split_FullMethodName        = "/kvdpb.Shards/Split"
+	Shards_CancelSplits_FullMethodName = "/kvdpb.Shards/CancelSplits"
 )
 
 // ShardsClient is the client API for Shards service.
@@ -42,6 +43,9 @@ type ShardsClient interface {
 	Hash(ctx context.Context, in *HashRequest, opts ...grpc.CallOption) (*HashResponse, error)
 	// Split cuts a shard that this member owns. Aborted if it does not own it.
 	Split(ctx context.Context, in *SplitRequest, opts ...grpc.CallOption) (*SplitResponse, error)
+	// CancelSplits ends the splits of a shard that this member has begun, or keeps waiting, and that are not past their point
+	// of no return.
+	CancelSplits(ctx context.Context, in *CancelSplitsRequest, opts ...grpc.CallOption) (*CancelSplitsResponse, error)
 }
 
 type shardsClient struct {
@@ -101,6 +105,16 @@ func (c *shardsClient) Split(ctx context.Context, in *SplitRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *shardsClient) CancelSplits(ctx context.Context, in *CancelSplitsRequest, opts ...grpc.CallOption) (*CancelSplitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelSplitsResponse)
+	err := c.cc.Invoke(ctx, Shards_CancelSplits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ShardsServer is the server API for Shards service.
 // All implementations must embed UnimplementedShardsServer
 // for forward compatibility.
@@ -118,6 +132,9 @@ type ShardsServer interface {
 	Hash(context.Context, *HashRequest) (*HashResponse, error)
 	// Split cuts a shard that this member owns. Aborted if it does not own it.
 	Split(context.Context, *SplitRequest) (*SplitResponse, error)
+	// CancelSplits ends the splits of a shard that this member has begun, or keeps waiting, and that are not past their point
+	// of no return.
+	CancelSplits(context.Context, *CancelSplitsRequest) (*CancelSplitsResponse, error)
 	mustEmbedUnimplementedShardsServer()
 }
 
@@ -139,6 +156,9 @@ func (UnimplementedShardsServer) Hash(context.Context, *HashRequest) (*HashRespo
 }
 func (UnimplementedShardsServer) Split(context.Context, *SplitRequest) (*SplitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Split not implemented")
+}
+func (UnimplementedShardsServer) CancelSplits(context.Context, *CancelSplitsRequest) (*CancelSplitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelSplits not implemented")
 }
 func (UnimplementedShardsServer) mustEmbedUnimplementedShardsServer() {}
 func (UnimplementedShardsServer) testEmbeddedByValue()                {}
@@ -226,6 +246,24 @@ func _Shards_Split_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shards_CancelSplits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelSplitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).CancelSplits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_CancelSplits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).CancelSplits(ctx, req.(*CancelSplitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Shards_ServiceDesc is the grpc.ServiceDesc for Shards service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -244,6 +282,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Split",
 			Handler:    _Shards_Split_Handler,
+		},
+		{
+			MethodName: "CancelSplits",
+			Handler:    _Shards_CancelSplits_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -2,6 +2,7 @@ package integrity
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -149,7 +150,7 @@ func (c *Checker) owned() (ids []uint64) {
 }
 
 // check compares a shard, and raises the alarm for the members whose replicas are
-// wrong twice in a row.
+// wrong twice in a row, and are still the ones that were compared.
 func (c *Checker) check(id uint64) {
 	ctx, cancel := context.WithTimeout(c.ctx, patience)
 	defer cancel()
@@ -163,16 +164,27 @@ func (c *Checker) check(id uint64) {
 	}
 	again := second.wrong()
 	for member := range first.wrong() {
-		if again[member] {
+		if again[member] && c.still(id, member, first) {
 			c.differed.Add(1)
 			c.raise(member, second)
 		}
 	}
 }
 
+// still tells whether a member's replica of a shard is the one that was compared: a
+// replica that was rebuilt meanwhile is another.
+func (c *Checker) still(id, member uint64, found *comparison) bool {
+	for _, r := range c.cfg.Descriptor(id).GetReplicas() {
+		if r.Member == member {
+			return r.Replica == found.ids[member]
+		}
+	}
+	return false
+}
+
 func (c *Checker) raise(member uint64, found *comparison) {
 	for _, a := range c.cfg.Alarms.StandingAlarms() {
-		if a.Member == member && a.Type == kvdpb.Alarm_CORRUPT {
+		if a.Member == member && a.Type == kvdpb.Alarm_CORRUPT && a.Cause == kvdpb.Alarm_CHECK && slices.Contains(a.Shards, found.shard) {
 			return // and has been told of
 		}
 	}
@@ -181,7 +193,7 @@ func (c *Checker) raise(member uint64, found *comparison) {
 		zap.Any("hashes", found.show()))
 	ctx, cancel := context.WithTimeout(c.ctx, raiseTimeout)
 	defer cancel()
-	err := c.cfg.Alarms.RaiseAlarm(ctx, &kvdpb.Alarm{Member: member, Type: kvdpb.Alarm_CORRUPT, Cause: kvdpb.Alarm_CHECK})
+	err := c.cfg.Alarms.RaiseAlarm(ctx, &kvdpb.Alarm{Member: member, Type: kvdpb.Alarm_CORRUPT, Cause: kvdpb.Alarm_CHECK, Shards: []uint64{found.shard}})
 	if err != nil {
 		// The next round tries again.
 		c.log.Warn("could not raise the alarm CORRUPT", zap.Error(err))

@@ -19,7 +19,9 @@ type comparison struct {
 	own      uint64
 	// replicas is how many the shard has, looked at or not.
 	replicas int
-	hashes   hashes
+	// ids are their ids, by member.
+	ids    map[uint64]uint64
+	hashes hashes
 	// leases are those of lease records, as far as they can be compared.
 	leases hashes
 }
@@ -78,11 +80,13 @@ func (c *Checker) compare(ctx context.Context, id uint64) *comparison {
 		return nil
 	}
 	found := &comparison{shard: id, revision: call.Revision, own: c.cfg.Member,
+		ids:    make(map[uint64]uint64, len(d.Replicas)),
 		hashes: hashes{c.cfg.Member: uint64(own.Hash)}, leases: hashes{c.cfg.Member: own.LeaseHash}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, r := range d.Replicas {
 		found.replicas++
+		found.ids[r.Member] = r.Replica
 		member := r.Member
 		if member == c.cfg.Member || r.Joining {
 			continue

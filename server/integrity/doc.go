@@ -18,7 +18,9 @@
 // no value has that many, those that differ from the owner. A difference counts once
 // it was found twice in a row; then the alarm CORRUPT is raised for the member, and
 // from there on all members refuse changes (package space) until somebody disarms it,
-// as in etcd.
+// as in etcd. The alarm names the shards as well: their replicas on the member are
+// fenced (package manager takes their ownership away, package router does not read
+// them), and it ends by itself once each was rebuilt or is gone (package placement).
 //
 // # Pace
 //

@@ -21,6 +21,13 @@
 //
 // A merge is in merge.go.
 //
+// # A rebuild
+//
+// A replica whose data differs is made anew on the same member: it stops owning the
+// shard, is let go once a majority of the others has caught up, and is taken out of the
+// group; placement lists a new replica of the member in its place, which joins as any
+// other does once the member has removed the old one (package placement has the phases).
+//
 // # Invariants
 //
 //   - A seed is made, or a replica started for the first time, only after a

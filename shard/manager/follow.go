@@ -41,13 +41,27 @@ func (m *Manager) follow() {
 
 // home is the member that a shard should be owned by, zero for any: the one that
 // it prefers, if that is there, or else the sequencer's. It is asked for when a
-// preference has to be followed at once.
+// preference has to be followed at once. A member whose replica differs from the others
+// must not own the shard, if a sound one can.
 func (m *Manager) home(d *kvdpb.Descriptor) (member uint64, asked bool) {
-	if p := d.GetPreferredOwner(); p != 0 && (p == m.cfg.Member || m.cfg.Alive(p)) {
+	sound := func(member uint64) bool { return !m.cfg.Placement.Corrupt(d.GetShard(), member) }
+	if p := d.GetPreferredOwner(); p != 0 && (p == m.cfg.Member || m.cfg.Alive(p)) && sound(p) {
 		return p, true
 	}
-	if m.cfg.Placement.OwnersFollow() {
-		return m.cfg.Placement.Sequencer(), false
+	sequencer := m.cfg.Placement.Sequencer()
+	follow := m.cfg.Placement.OwnersFollow() && sequencer != 0 && sound(sequencer)
+	if !sound(m.cfg.Member) {
+		if follow && m.cfg.Alive(sequencer) && voterOn(d, sequencer) != nil {
+			return sequencer, true
+		}
+		for _, r := range d.GetReplicas() {
+			if sound(r.Member) && m.cfg.Alive(r.Member) && voterOn(d, r.Member) != nil {
+				return r.Member, true
+			}
+		}
+	}
+	if follow {
+		return sequencer, false
 	}
 	return 0, false
 }

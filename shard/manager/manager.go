@@ -40,6 +40,9 @@ type Placement interface {
 	Sequencer() uint64
 	// OwnersFollow tells whether ownerships move to the sequencer's member.
 	OwnersFollow() bool
+	// Corrupt tells whether a member's replica of a shard was found to differ from the
+	// others. It is cheap where none was.
+	Corrupt(shard, member uint64) bool
 	// Compacted is the cluster's compaction revision.
 	Compacted() int64
 	// Update has a command applied. It fails with the rejection's reason.
@@ -96,6 +99,8 @@ type Manager struct {
 		closed bool
 		// busy holds the shards that a step is under way for.
 		busy map[uint64]bool
+		// splits are those of this process that can still be cancelled.
+		splits map[*split]bool
 		// proposed are the splits of this process by parent.
 		proposed map[uint64]proposal
 		// reshaping holds the shards whose replicas are being changed by a step.
@@ -174,6 +179,7 @@ func New(cfg Config) (*Manager, error) {
 	if m.mu.found, err = d.stores(); err != nil {
 		return nil, err
 	}
+	m.mu.splits = map[*split]bool{}
 	m.mu.proposed = map[uint64]proposal{}
 	m.mu.told = map[uint64]bool{}
 	m.mu.awayFrom = map[uint64]time.Time{}

@@ -14,11 +14,15 @@ import (
 type fakePlacement struct {
 	shards   []*kvdpb.Descriptor
 	commands chan *kvdpb.PlacementCommand
+	// corrupt holds shards and members.
+	corrupt   map[place]bool
+	sequencer uint64
 }
 
 func (p *fakePlacement) Shards() []*kvdpb.Descriptor   { return p.shards }
-func (p *fakePlacement) Sequencer() uint64             { return 0 }
+func (p *fakePlacement) Sequencer() uint64             { return p.sequencer }
 func (p *fakePlacement) OwnersFollow() bool            { return true }
+func (p *fakePlacement) Corrupt(s, m uint64) bool      { return p.corrupt[place{s, m}] }
 func (p *fakePlacement) Compacted() int64              { return 0 }
 func (p *fakePlacement) Barrier(context.Context) error { return nil }
 

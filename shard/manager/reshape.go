@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,6 +37,9 @@ const (
 	changeGiveUp change = "give up"
 	// changeHandOver: this replica is to leave, another must own the shard.
 	changeHandOver change = "hand over"
+	// changeLetGo: the others can do without the replica that is rebuilt; tell placement
+	// that it leaves.
+	changeLetGo change = "let go"
 	// changeRemove: take the replica out of the raft group.
 	changeRemove change = "remove"
 	// changeTellDropped: tell placement that it is out.
@@ -60,8 +65,9 @@ type reshapeStep struct {
 
 // decideChange returns the next step for the shard of a serving owner whose
 // replica is self; false where there is nothing to do, or to wait. home is the
-// member that should own the shard, zero for any.
-func decideChange(d *kvdpb.Descriptor, g multiraft.Membership, self, home uint64, p progress, alive func(member uint64) bool) (reshapeStep, bool) {
+// member that should own the shard, zero for any. A member is sound if it is alive and
+// its replica was not found to differ from the others.
+func decideChange(d *kvdpb.Descriptor, g multiraft.Membership, self, home uint64, p progress, alive, sound func(member uint64) bool) (reshapeStep, bool) {
 	for _, r := range d.Replicas {
 		_, votes := g.Voters[r.Replica]
 		_, follows := g.NonVoting[r.Replica]
@@ -81,10 +87,18 @@ func decideChange(d *kvdpb.Descriptor, g multiraft.Membership, self, home uint64
 		case r.Leaving && !votes && !follows:
 			return reshapeStep{changeTellDropped, r}, true
 		case r.Leaving && r.Replica == self:
-			to := successor(d, g, self, home, alive)
+			to := successor(d, g, self, home, sound)
+			if to == nil {
+				to = successor(d, g, self, home, alive)
+			}
 			return reshapeStep{changeHandOver, to}, to != nil
 		case r.Leaving:
-			return reshapeStep{changeRemove, r}, !votes || survives(d, g, r, alive)
+			return reshapeStep{changeRemove, r}, !votes || survives(g, r, alive)
+		case r.Rebuild && r.Replica == self:
+			to := successor(d, g, self, home, sound)
+			return reshapeStep{changeHandOver, to}, to != nil
+		case r.Rebuild:
+			return reshapeStep{changeLetGo, r}, survives(g, r, sound)
 		}
 	}
 	return reshapeStep{}, false
@@ -109,7 +123,7 @@ func successor(d *kvdpb.Descriptor, g multiraft.Membership, self, home uint64, a
 }
 
 // survives tells whether a majority of the voters without r is alive.
-func survives(d *kvdpb.Descriptor, g multiraft.Membership, r *kvdpb.Replica, alive func(uint64) bool) bool {
+func survives(g multiraft.Membership, r *kvdpb.Replica, alive func(uint64) bool) bool {
 	rest, up := 0, 0
 	for replica, member := range g.Voters {
 		if replica == r.Replica {
@@ -126,7 +140,7 @@ func survives(d *kvdpb.Descriptor, g multiraft.Membership, r *kvdpb.Replica, ali
 // changing tells whether a descriptor names a change of replicas.
 func changing(d *kvdpb.Descriptor) bool {
 	for _, r := range d.GetReplicas() {
-		if r.Joining || r.Leaving {
+		if r.Joining || r.Leaving || r.Rebuild {
 			return true
 		}
 	}
@@ -192,15 +206,16 @@ func (m *Manager) reshapeOnce(ctx context.Context, id uint64) (acted bool, err e
 	}
 	p := unasked
 	home, _ := m.home(d)
-	step, ok := decideChange(d, g, r.ID(), home, p, m.cfg.Alive)
+	sound := func(member uint64) bool { return m.cfg.Alive(member) && !m.cfg.Placement.Corrupt(id, member) }
+	step, ok := decideChange(d, g, r.ID(), home, p, m.cfg.Alive, sound)
 	if ok && step.change == changeAsk {
 		p = m.ask(ctx, r, step.replica)
-		step, ok = decideChange(d, g, r.ID(), home, p, m.cfg.Alive)
+		step, ok = decideChange(d, g, r.ID(), home, p, m.cfg.Alive, sound)
 	}
 	if !ok {
 		return false, nil
 	}
-	if err := m.change(ctx, r, d, g, step); err != nil {
+	if err := m.change(ctx, r, d, g, step, sound); err != nil {
 		return false, fmt.Errorf("%s replica %d on member %016x: %w", step.change, step.replica.Replica, step.replica.Member, err)
 	}
 	m.log.Info("changed a shard's replicas", zap.Uint64("shard", id), zap.String("change", string(step.change)),
@@ -223,6 +238,8 @@ func (m *Manager) reaches(ctx context.Context, id uint64, r *kvdpb.Replica, inde
 		switch {
 		case err != nil:
 			return behind // it is down, or has not started its replica yet
+		case status.GetReplica() != r.Replica:
+			return behind // its former replica, which it has not removed yet
 		case status.GetPhase() == string(shard.PhaseUnfed):
 			return unfed
 		case status.GetAppliedIndex() >= index:
@@ -244,7 +261,7 @@ const (
 	askAgainMost  = 20 * time.Millisecond
 )
 
-func (m *Manager) change(ctx context.Context, r *shard.Replica, d *kvdpb.Descriptor, g multiraft.Membership, step reshapeStep) error {
+func (m *Manager) change(ctx context.Context, r *shard.Replica, d *kvdpb.Descriptor, g multiraft.Membership, step reshapeStep, sound func(member uint64) bool) error {
 	id, to := d.Shard, step.replica
 	switch step.change {
 	case changeAdd:
@@ -257,6 +274,13 @@ func (m *Manager) change(ctx context.Context, r *shard.Replica, d *kvdpb.Descrip
 	case changeTellPromoted:
 		return m.update(ctx, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_PromoteReplica{
 			PromoteReplica: &kvdpb.PromoteReplica{Shard: id, Replica: to.Replica}}})
+	case changeLetGo:
+		applied, _ := r.Applied()
+		if err := m.canSpare(ctx, place{id, r.ID()}, applied, g, to, sound); err != nil {
+			return err
+		}
+		return m.update(ctx, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RemoveReplica{
+			RemoveReplica: &kvdpb.RemoveReplica{Shard: id, Config: d.Config, Replica: to.Replica}}})
 	case changeGiveUp:
 		return m.update(ctx, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_RemoveReplica{
 			RemoveReplica: &kvdpb.RemoveReplica{Shard: id, Config: d.Config, Replica: to.Replica}}})
@@ -269,6 +293,38 @@ func (m *Manager) change(ctx context.Context, r *shard.Replica, d *kvdpb.Descrip
 			DropReplica: &kvdpb.DropReplica{Shard: id, Replica: to.Replica}}})
 	}
 	return fmt.Errorf("unknown change %q", step.change)
+}
+
+// canSpare returns an error unless a majority of the voters besides one replica is
+// sound and has applied what the owner has: from then on it is the whole group.
+func (m *Manager) canSpare(ctx context.Context, owner place, applied uint64, g multiraft.Membership, out *kvdpb.Replica, sound func(member uint64) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	var ready atomic.Int64
+	rest := 0
+	for replica, member := range g.Voters {
+		if replica == out.Replica {
+			continue
+		}
+		rest++
+		switch {
+		case !sound(member):
+		case replica == owner.replica:
+			ready.Add(1)
+		default:
+			wg.Go(func() {
+				if m.reaches(ctx, owner.shard, &kvdpb.Replica{Replica: replica, Member: member}, applied) == caughtUp {
+					ready.Add(1)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if n := int(ready.Load()); n <= rest/2 {
+		return fmt.Errorf("only %d of the %d others are sound and have caught up", n, rest)
+	}
+	return nil
 }
 
 // trim cuts the log before a replica joins, so that it begins with a snapshot. A

@@ -19,7 +19,7 @@ import (
 // returns the two halves once the range map shows them.
 //
 // Splits of one shard queue: a second one waits until the first is done on every
-// replica, or until ctx ends.
+// replica, or until ctx ends. CancelSplits ends the wait as well.
 func (m *Manager) Split(ctx context.Context, key []byte) (left, right *kvdpb.Descriptor, err error) {
 	parent := m.holder(key)
 	if parent == nil {
@@ -32,14 +32,16 @@ func (m *Manager) Split(ctx context.Context, key []byte) (left, right *kvdpb.Des
 	if !ok || !r.Serving() {
 		return nil, nil, m.notOwner(parent.Shard, r)
 	}
-	release, err := m.reserve(ctx, parent.Shard, r)
+	s := m.beginSplit(ctx, parent.Shard, key)
+	defer m.endSplit(s)
+	release, err := m.reserve(s.ctx, parent.Shard, r)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, s.reason(err)
 	}
-	child, err := m.split(ctx, r, key)
+	child, err := m.split(s, r)
 	release()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, s.reason(err)
 	}
 	return m.awaitLive(ctx, parent.Shard, child.Shard)
 }
@@ -115,11 +117,12 @@ func (m *Manager) reshaped(id uint64) bool {
 }
 
 // split reserves the child in placement and lets the owner log the split.
-func (m *Manager) split(ctx context.Context, r *shard.Replica, key []byte) (*kvdpb.Descriptor, error) {
+func (m *Manager) split(s *split, r *shard.Replica) (*kvdpb.Descriptor, error) {
+	ctx := s.ctx
 	generation := r.Descriptor().GetGeneration()
 	_, epoch := r.Owner()
 	res, err := m.cfg.Placement.Update(ctx, &kvdpb.PlacementCommand{Command: &kvdpb.PlacementCommand_BeginSplit{
-		BeginSplit: &kvdpb.BeginSplit{Parent: r.Shard(), Generation: generation, Key: key},
+		BeginSplit: &kvdpb.BeginSplit{Parent: r.Shard(), Generation: generation, Key: s.key},
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("reserve the new shard: %w", err)
@@ -128,7 +131,7 @@ func (m *Manager) split(ctx context.Context, r *shard.Replica, key []byte) (*kvd
 	m.mu.Lock()
 	m.mu.proposed[r.Shard()] = proposal{child: child.Shard, epoch: epoch}
 	m.mu.Unlock()
-	err = r.Split(ctx, child, child.Generation)
+	err = r.Split(ctx, child, child.Generation, func() error { return m.passSplit(s) })
 	if errors.Is(err, shard.ErrSplitAborted) {
 		// It was not proposed and this process will not propose it again: the
 		// next look aborts the reservation.

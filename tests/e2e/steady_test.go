@@ -175,6 +175,7 @@ type shardJSON struct {
 		Voting  bool   `json:"voting"`
 		Joining bool   `json:"joining"`
 		Leaving bool   `json:"leaving"`
+		Corrupt bool   `json:"corrupt"`
 	} `json:"replicas"`
 	Phase     string `json:"phase"`
 	Operation string `json:"operation"`
