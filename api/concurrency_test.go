@@ -57,7 +57,7 @@ func TestObserveEndsWithTheServer(t *testing.T) {
 	stream, err := v3electionpb.NewElectionClient(f.client.ActiveConnection()).Observe(context.Background(), &v3electionpb.LeaderRequest{Name: []byte("e")})
 	require.NoError(t, err)
 	watch := f.server.stats.all["/"+pb.Watch_ServiceDesc.ServiceName+"/Watch"]
-	require.Eventually(t, func() bool { return watch.begun.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return watch.begun.Load() == 1 }, time.Minute, time.Millisecond)
 	f.server.Stop(time.Minute)
 	_, err = stream.Recv()
 	require.Equal(t, rpctypes.ErrorDesc(rpctypes.ErrGRPCStopped), rpctypes.ErrorDesc(err))

@@ -352,7 +352,7 @@ func newFixture(t testing.TB, edit func(*Config)) *fixture {
 		Member: 5, Router: f.router, Watcher: f.hub, Leases: noLeases{}, Cluster: f.cluster, Membership: &fakeMembership{}, Operations: f.operations,
 		Storage:         func() Storage { return Storage{DiskBytes: 100, LiveBytes: 50, Applied: 30, Revision: 20} },
 		Ports:           []Port{{Listener: l, GRPC: true, HTTP: true}},
-		ElectionTimeout: 20 * time.Millisecond, RequestTimeout: time.Second,
+		ElectionTimeout: 20 * time.Millisecond, RequestTimeout: time.Minute,
 	}
 	if edit != nil {
 		edit(&cfg)
@@ -363,7 +363,7 @@ func newFixture(t testing.TB, edit func(*Config)) *fixture {
 	require.NoError(t, f.server.Start())
 	t.Cleanup(func() { f.server.Stop(0) })
 	if !cfg.Ports[0].Secure {
-		f.client, err = clientv3.New(clientv3.Config{Endpoints: []string{f.addr}, Logger: zap.NewNop(), DialTimeout: 5 * time.Second})
+		f.client, err = clientv3.New(clientv3.Config{Endpoints: []string{f.addr}, Logger: zap.NewNop(), DialTimeout: time.Minute})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = f.client.Close() })
 	}

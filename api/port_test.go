@@ -58,7 +58,7 @@ func TestSecurePort(t *testing.T) {
 	secure := func() *tls.Config {
 		return &tls.Config{RootCAs: serverPool, Certificates: []tls.Certificate{clientCert}}
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://" + f.addr}, TLS: secure(), Logger: zap.NewNop(), DialTimeout: 5 * time.Second})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"https://" + f.addr}, TLS: secure(), Logger: zap.NewNop(), DialTimeout: time.Minute})
 	require.NoError(t, err)
 	defer client.Close()
 	_, err = client.Put(context.Background(), "k", "v")

@@ -312,9 +312,9 @@ func TestStopWaitsForRequests(t *testing.T) {
 		_, err := f.client.Put(context.Background(), "k", "v")
 		done <- err
 	}()
-	require.Eventually(t, func() bool { return f.server.stats.kv[statPut].begun.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.server.stats.kv[statPut].begun.Load() == 1 }, time.Minute, time.Millisecond)
 	stopped := make(chan struct{})
-	go func() { f.server.Stop(10 * time.Second); close(stopped) }()
+	go func() { f.server.Stop(time.Minute); close(stopped) }()
 	select {
 	case <-stopped:
 		t.Fatal("stopped before the request ended")

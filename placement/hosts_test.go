@@ -261,7 +261,7 @@ func TestThreeHosts(t *testing.T) {
 	require.Equal(t, next, allocate(lost.name, 1))
 	next++
 	require.NoError(t, lost.node.Barrier(ctx))
-	require.Eventually(t, func() bool { return lost.restored.Load() > 0 }, 5*time.Second, 5*time.Millisecond, "it came by a snapshot")
+	require.Eventually(t, func() bool { return lost.restored.Load() > 0 }, time.Minute, 5*time.Millisecond, "it came by a snapshot")
 	for i, m := range h.sequencer().node.Members() {
 		require.True(t, proto.Equal(m, lost.node.Members()[i]))
 	}

@@ -158,7 +158,7 @@ func (w *world) newMember(id uint64) *fakeMember {
 	m := &fakeMember{w: w, id: id, without: make(map[uint64]bool), done: make(chan struct{}), conns: make(map[uint64]*grpc.ClientConn)}
 	m.link.down = make(map[uint64]bool)
 	m.link.queue = make(chan func(), 1<<12)
-	r, err := New(Config{Member: id, Replicas: m, Placement: m, Mesh: m, Logger: w.log, RequestTimeout: 5 * time.Second, ResolveInterval: -1})
+	r, err := New(Config{Member: id, Replicas: m, Placement: m, Mesh: m, Logger: w.log, RequestTimeout: time.Minute, ResolveInterval: -1})
 	require.NoError(w.t, err)
 	m.router = r
 	m.listener = bufconn.Listen(1 << 20)

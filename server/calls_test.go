@@ -88,7 +88,7 @@ func TestCallsThatGetNoReply(t *testing.T) {
 	for range maxCalls {
 		call(ctx)
 	}
-	require.Eventually(t, func() bool { return len(two.slots) == maxCalls }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(two.slots) == maxCalls }, time.Minute, time.Millisecond)
 	_, err := client.Update(context.Background(), &kvdpb.PlacementCommand{})
 	require.Equal(t, codes.ResourceExhausted, status.Code(err), "what is served at a time is bounded")
 	cancel()
@@ -97,18 +97,18 @@ func TestCallsThatGetNoReply(t *testing.T) {
 	}
 	// Late replies find nobody.
 	close(impl.hold)
-	require.Eventually(t, func() bool { return len(two.slots) == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(two.slots) == 0 }, time.Minute, time.Millisecond)
 
 	one, two, _, _ = pair(t)
 	client = kvdpb.NewPlacementClient(one.to(2))
 	call(context.Background())
-	require.Eventually(t, func() bool { return len(two.slots) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(two.slots) == 1 }, time.Minute, time.Millisecond)
 	one.peerDown(3)
 	require.Empty(t, errs)
 	one.peerDown(2)
 	require.Equal(t, codes.Unavailable, status.Code(<-errs))
 	call(context.Background())
-	require.Eventually(t, func() bool { return len(two.slots) == 2 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(two.slots) == 2 }, time.Minute, time.Millisecond)
 	one.cancel()
 	require.Equal(t, codes.Unavailable, status.Code(<-errs))
 }

@@ -20,7 +20,7 @@ import (
 )
 
 // patience bounds every wait of a test; it is reached only by a failing one.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // fakeSequencer is a sequencer whose clock a test moves by hand.
 type fakeSequencer struct {

@@ -345,7 +345,7 @@ func (c *cluster) finish(cl *client, rev int64) {
 		}
 		want = c.truth(cl.span, cl.start, rev)
 		return cl.err != nil || len(cl.got) >= len(want)
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	cl.mu.Lock()
 	require.NoError(c.t, cl.err)
 	require.Equal(c.t, want, cl.got)

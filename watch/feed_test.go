@@ -91,8 +91,8 @@ func TestFeedEndsWithItsWatches(t *testing.T) {
 	a.stop()
 	require.Equal(t, 1, feeds())
 	b.stop()
-	require.Eventually(t, func() bool { return feeds() == 0 }, 10*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return c.hub.interest.Load() == 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return feeds() == 0 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return c.hub.interest.Load() == 0 }, time.Minute, time.Millisecond)
 }
 
 // What no replica here covers is refused, and what makes no sense.

@@ -97,7 +97,7 @@ func TestResolveIsAskedAgain(t *testing.T) {
 	h.Opened(1, &kvdpb.Descriptor{Shard: 1, Start: keyspace.Min(), End: keyspace.Max(), Generation: 1}, 0, 1)
 	seg := h.topology.Load().segments[0]
 	h.resolve.want([]*segment{seg}, 9)
-	require.Eventually(t, func() bool { return seg.resolved() == 9 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return seg.resolved() == 9 }, time.Minute, time.Millisecond)
 	mu.Lock()
 	defer mu.Unlock()
 	require.Equal(t, 4, asked)

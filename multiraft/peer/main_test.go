@@ -70,7 +70,7 @@ func (n *testNet) member(id uint64, adjust func(*Config)) *Mesh {
 func ignore(uint64, []byte) {}
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -85,7 +85,7 @@ func connect(t testing.TB, from, to *Mesh, ch Channel) {
 // eventually polls a condition that another goroutine brings about.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {

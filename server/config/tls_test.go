@@ -119,5 +119,5 @@ func TestPlaintextOnASecurePeerPortIsLogged(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		return logs.FilterMessage("rejected connection on peer endpoint").Len() == 1
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }

@@ -34,7 +34,7 @@ func until(ctx context.Context, deadline time.Time, what string, cond func(conte
 			why = err // the last try, which the deadline cut short, says nothing
 		}
 		if pause(ctx, pollInterval) != nil {
-			return fmt.Errorf("%s: not within %v of the end of all faults: %w", what, recovery, why)
+			return fmt.Errorf("%s: not in time after the end of all faults: %w", what, why)
 		}
 	}
 }
@@ -48,7 +48,7 @@ func (r *round) demandService(ctx context.Context, healed time.Time) error {
 		checker := r.traffic.client(400+i, m.Name, r.plain[i], c.rng)
 		wg.Go(func() {
 			// All of it in one go, so that what answers once answers again.
-			errs[i] = until(ctx, healed.Add(recovery), "service through "+m.Name, func(ctx context.Context) error {
+			errs[i] = until(ctx, healed.Add(r.cfg.Recovery), "service through "+m.Name, func(ctx context.Context) error {
 				// One that a full disk ends may do so only now, and then whoever supervises
 				// it starts it again. After it was down for long a gRPC client does not dial
 				// for as long again of its own accord: that is not what it is judged by.
@@ -80,8 +80,8 @@ func (r *round) demandService(ctx context.Context, healed time.Time) error {
 
 // demandQuiet demands that every watch sees the end of what was written.
 func (r *round) demandQuiet(ctx context.Context, healed time.Time) error {
-	deadline := healed.Add(recovery)
-	if soon := time.Now().Add(recovery / 2); soon.After(deadline) {
+	deadline := healed.Add(r.cfg.Recovery)
+	if soon := time.Now().Add(r.cfg.Recovery / 2); soon.After(deadline) {
 		deadline = soon // splits and bursts that were under way have ended only now
 	}
 	var last int64
@@ -158,7 +158,7 @@ func (r *round) members() []error {
 // demandHashes demands that the replicas of all members are equal.
 func (r *round) demandHashes(ctx context.Context) error {
 	rev := r.watchers.position()
-	return until(ctx, time.Now().Add(recovery), "hashes", func(ctx context.Context) error {
+	return until(ctx, time.Now().Add(r.cfg.Recovery), "hashes", func(ctx context.Context) error {
 		sums := map[uint32][]string{}
 		for i, m := range r.cluster.Members {
 			h, err := r.plain[i].HashKV(ctx, m.ClientURL, rev)

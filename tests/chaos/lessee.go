@@ -85,7 +85,7 @@ func (l *lessee) one(stop <-chan struct{}) {
 
 // demandNoLeases demands that all leases end, now that nobody keeps them alive, and that no key outlives its lease.
 func (r *round) demandNoLeases(ctx context.Context) error {
-	return until(ctx, time.Now().Add(longestLease*time.Second+recovery), "the end of all leases", func(ctx context.Context) error {
+	return until(ctx, time.Now().Add(longestLease*time.Second+r.cfg.Recovery), "the end of all leases", func(ctx context.Context) error {
 		for i, m := range r.cluster.Members {
 			list, err := r.plain[i].Leases(ctx)
 			if err != nil {

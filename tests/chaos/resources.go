@@ -102,8 +102,8 @@ func collect(ctx context.Context, m *cluster.Member) error {
 
 // demandResources demands that what members have in use is back near where it was.
 func (r *round) demandResources(ctx context.Context, before []resources, healed time.Time) error {
-	deadline := healed.Add(recovery)
-	if soon := time.Now().Add(recovery / 2); soon.After(deadline) {
+	deadline := healed.Add(r.cfg.Recovery)
+	if soon := time.Now().Add(r.cfg.Recovery / 2); soon.After(deadline) {
 		deadline = soon
 	}
 	var now []resources

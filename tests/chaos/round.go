@@ -25,8 +25,8 @@ const (
 	snapshotEntries = 200
 	catchUpEntries  = 20
 	maxSplits       = 5
-	// recovery is how long everything may take to work again once all faults are healed.
-	recovery = 10 * time.Second
+	// defaultRecovery is how long everything may take to work again once all faults are healed, on a machine that does nothing else.
+	defaultRecovery = 10 * time.Second
 )
 
 // Config says what a round does.
@@ -37,6 +37,8 @@ type Config struct {
 	Seed uint64
 	// Faults is how long faults go on; the round takes about 15 s more.
 	Faults time.Duration
+	// Recovery is how long everything may take to work again once all faults are healed; 0 means 10 s.
+	Recovery time.Duration
 	// Only are the names of the faults to choose from; empty means all.
 	Only []string
 	// Args are further flags of every member.
@@ -96,6 +98,9 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	if cfg.Log == nil {
 		cfg.Log = func(string, ...any) {}
 	}
+	if cfg.Recovery == 0 {
+		cfg.Recovery = defaultRecovery
+	}
 	rng := rand.New(rand.NewPCG(cfg.Seed, 1))
 	r := &round{cfg: cfg, recorder: history.NewRecorder(), ids: map[uint64]*cluster.Member{}, started: time.Now()}
 	r.mu.intended, r.mu.mayEnd = map[int]bool{}, map[*cluster.Member]bool{}
@@ -106,7 +111,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	}
 	result := Result{Held: map[string]time.Duration{}}
 	// Nothing in a round waits for ever; if something does all the same, its goroutines say where.
-	watchdog := time.AfterFunc(cfg.Faults+3*time.Minute, func() {
+	watchdog := time.AfterFunc(cfg.Faults+2*time.Minute+6*cfg.Recovery, func() {
 		if r.disk != nil {
 			_ = r.disk.thaw()
 		}

@@ -21,7 +21,7 @@ func testTxnOverRanges(t *testing.T, e *env, p string) {
 	keys := []string{p + "a", p + "g", p + "p", p + "z"}
 	e.split(t, p+"d", p+"k", p+"s")
 	base := e.put(t, keys[0], "0")
-	ctx := within(t, 10*time.Second)
+	ctx := within(t, patience)
 	events := e.cli.Watch(ctx, p, clientv3.WithPrefix(), clientv3.WithRev(base+1), clientv3.WithPrevKV())
 
 	// A failed compare somewhere else does nothing and takes no revision.
@@ -176,7 +176,7 @@ func TestBank(t *testing.T) {
 	}
 	// Everything moves again: transactions between all shards are carried out.
 	at := moved.Load()
-	eventually(t, 20*time.Second, func(context.Context) error {
+	eventually(t, patience, func(context.Context) error {
 		if moved.Load() < at+50 {
 			return fmt.Errorf("%d transfers since the last fault", moved.Load()-at)
 		}
@@ -185,9 +185,9 @@ func TestBank(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	for _, cli := range pinned {
-		eventually(t, 10*time.Second, func(context.Context) error { return checkSum(cli) })
+		eventually(t, patience, func(context.Context) error { return checkSum(cli) })
 	}
-	eventually(t, 10*time.Second, func(ctx context.Context) error { return e.bankHashes(ctx) })
+	eventually(t, patience, func(ctx context.Context) error { return e.bankHashes(ctx) })
 	stopWatch()
 	if err := <-watched; err != nil {
 		t.Error(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -41,7 +40,7 @@ func as(t *testing.T, c *cluster.Cluster, user, password string, members ...*clu
 		endpoints = append(endpoints, m.ClientURL)
 	}
 	cli, err := clientv3.New(clientv3.Config{
-		Endpoints: endpoints, DialTimeout: 10 * time.Second, Username: user, Password: password, Logger: zap.NewNop(),
+		Endpoints: endpoints, DialTimeout: patience, Username: user, Password: password, Logger: zap.NewNop(),
 	})
 	if err != nil {
 		t.Fatalf("connect as %s: %v", user, err)
@@ -72,7 +71,7 @@ func startAuth(t *testing.T, many bool, args ...string) *authEnv {
 		e.sharded = true
 		e.split(t, "a/m", "b/", "shared/")
 	}
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	_, err := e.cli.UserAdd(ctx, "root", "rootpw")
 	must(t, "add root", err)
 	_, err = e.cli.UserGrantRole(ctx, "root", "root")
@@ -107,7 +106,7 @@ func TestAuth(t *testing.T) {
 
 func testAuth(t *testing.T, many bool) {
 	e := startAuth(t, many)
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	for _, step := range []struct {
 		name string
 		run  func(t *testing.T, ctx context.Context, e *authEnv)

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -43,7 +42,7 @@ func edKeys(t *testing.T) (private, public string) {
 // addUsers makes root, and alice who may read and write a/, and turns auth on.
 func addUsers(t *testing.T, c *clientv3.Client, alice *clientv3.UserAddOptions) {
 	t.Helper()
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	_, err := c.UserAdd(ctx, "root", "rootpw")
 	must(t, "add root", err)
 	_, err = c.UserGrantRole(ctx, "root", "root")
@@ -76,9 +75,9 @@ func TestJWTAmongMembers(t *testing.T) {
 		}
 		m.SetArgs("--bcrypt-cost=4", "--auth-token=jwt,sign-method=EdDSA,ttl=1m"+keys)
 	}
-	must(t, "start", c.StartAll(within(t, time.Minute)))
+	must(t, "start", c.StartAll(within(t, patience)))
 	addUsers(t, client(t, c), &clientv3.UserAddOptions{})
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	alice := as(t, c, "alice", "alicepw", c.Members[0])
 	_, err := alice.Put(ctx, "a/x", "1")
 	must(t, "put", err)
@@ -117,7 +116,7 @@ func TestAuthByCommonName(t *testing.T) {
 		must(t, "certificate", err)
 		conf, err := own.ClientConfig()
 		must(t, "certificate", err)
-		cfg := clientv3.Config{Endpoints: []string{c.Members[member].ClientURL}, TLS: conf, DialTimeout: 10 * time.Second, Logger: zap.NewNop()}
+		cfg := clientv3.Config{Endpoints: []string{c.Members[member].ClientURL}, TLS: conf, DialTimeout: patience, Logger: zap.NewNop()}
 		if user != "" {
 			cfg.Username, cfg.Password = user, user+"pw"
 		}
@@ -126,7 +125,7 @@ func TestAuthByCommonName(t *testing.T) {
 		t.Cleanup(func() { cli.Close() })
 		return cli
 	}
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	for member := range c.Members {
 		alice := named("alice", "", member)
 		_, err = alice.Put(ctx, "a/x", "1")
@@ -185,7 +184,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	ctl(tools[0], "", "user", "grant-role", "root", "root")
 	ctl(tools[0], "", "auth", "enable")
 	root := "--user=root:root-s3cret"
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	for i, tool := range tools {
 		user, role, password, next := fmt.Sprint("u", i), fmt.Sprint("r", i), fmt.Sprintf("first%d-s3cret", i), fmt.Sprintf("next%d-s3cret", i)
 		secrets = append(secrets, password, next)

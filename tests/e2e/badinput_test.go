@@ -54,7 +54,7 @@ func TestRefusedSettings(t *testing.T) {
 			}
 			select {
 			case <-p.Exited():
-			case <-within(t, 15*time.Second).Done():
+			case <-within(t, patience).Done():
 				p.Signal(os.Kill)
 				<-p.Exited()
 				t.Error("it did not end by itself")
@@ -90,18 +90,18 @@ func TestWrongToken(t *testing.T) {
 		}
 	}
 	for _, m := range c.Members[:2] {
-		if err := m.WaitHealthy(within(t, 30*time.Second)); err != nil {
+		if err := m.WaitHealthy(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := stray.WaitLog(within(t, 20*time.Second), "cluster ID mismatch"); err != nil {
+	if err := stray.WaitLog(within(t, patience), "cluster ID mismatch"); err != nil {
 		t.Error(err)
 	}
 	if err := stray.Health(within(t, 5*time.Second)); err == nil {
 		t.Error("the stray member calls itself healthy")
 	}
 	cli := client(t, c, c.Members[:2]...)
-	if _, err := cli.Put(within(t, 10*time.Second), "k", "v"); err != nil {
+	if _, err := cli.Put(within(t, patience), "k", "v"); err != nil {
 		t.Errorf("with two members: %v", err)
 	}
 }
@@ -114,7 +114,7 @@ func refusesToStart(t *testing.T, m *cluster.Member, wants ...string) {
 	}
 	select {
 	case <-m.Process().Exited():
-	case <-within(t, 20*time.Second).Done():
+	case <-within(t, patience).Done():
 		t.Fatalf("it runs on; end of its log:\n%s", m.LogTail(4096))
 	}
 	if m.Process().Err() == nil {
@@ -133,11 +133,11 @@ func TestForeignDirectory(t *testing.T) {
 	onlyKvd(t)
 	mine := startCluster(t, cluster.Options{})
 	cli := client(t, mine)
-	if _, err := cli.Put(within(t, 5*time.Second), "k", "v"); err != nil {
+	if _, err := cli.Put(within(t, patience), "k", "v"); err != nil {
 		t.Fatal(err)
 	}
 	m := mine.Members[0]
-	if err := m.Stop(within(t, 20*time.Second)); err != nil {
+	if err := m.Stop(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("AnotherMember", func(t *testing.T) {
@@ -168,10 +168,10 @@ func TestForeignDirectory(t *testing.T) {
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.WaitHealthy(within(t, 30*time.Second)); err != nil {
+	if err := m.WaitHealthy(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
-	got, err := cli.Get(within(t, 10*time.Second), "k")
+	got, err := cli.Get(within(t, patience), "k")
 	if err != nil || len(got.Kvs) != 1 {
 		t.Errorf("after refusals: %v, %v", got, err)
 	}
@@ -185,7 +185,7 @@ func TestDirectoryInUse(t *testing.T) {
 	m := second.Members[0]
 	m.SetArgs("--data-dir=" + first.Members[0].DataDir)
 	refusesToStart(t, m, first.Members[0].DataDir, "in use")
-	if _, err := client(t, first).Put(within(t, 5*time.Second), "k", "v"); err != nil {
+	if _, err := client(t, first).Put(within(t, patience), "k", "v"); err != nil {
 		t.Error(err)
 	}
 }
@@ -196,14 +196,14 @@ func TestEnvironmentAndRepeatedFlags(t *testing.T) {
 		Env:  []string{"ETCD_MAX_TXN_OPS=3"},
 		Args: []string{"--max-request-bytes=100000", "--max-request-bytes", "2000000", "--log-level=info", "--pre-vote", "--strict-reconfig-check=false"},
 	})
-	if err := c.StartAll(within(t, 30*time.Second)); err != nil {
+	if err := c.StartAll(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 	cli := client(t, c)
-	if _, err := cli.Put(within(t, 5*time.Second), "k", strings.Repeat("v", 1900000)); err != nil {
+	if _, err := cli.Put(within(t, patience), "k", strings.Repeat("v", 1900000)); err != nil {
 		t.Errorf("the repeated flag did not count the last time: %v", err)
 	}
 	e := &env{cluster: c, cli: cli}
-	_, err := e.kv().Txn(within(t, 5*time.Second), &pb.TxnRequest{Success: many(4, func(i int) *pb.RequestOp { return opPut(fmt.Sprint(i), "v") })})
+	_, err := e.kv().Txn(within(t, patience), &pb.TxnRequest{Success: many(4, func(i int) *pb.RequestOp { return opPut(fmt.Sprint(i), "v") })})
 	wantStatus(t, "four operations, three allowed by the environment", err, rpctypes.ErrGRPCTooManyOps)
 }

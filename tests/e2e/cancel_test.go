@@ -24,7 +24,7 @@ func TestCancelSplit(t *testing.T) {
 	down := c.Members[2]
 	must(t, "kill", down.Kill())
 	e.must(t, "shard", "split", "k50")
-	eventually(t, 30*time.Second, func(context.Context) error {
+	eventually(t, patience, func(context.Context) error {
 		if s := e.shards(t)[0]; !strings.Contains(s.Operation, "(2 of 3)") {
 			return fmt.Errorf("the split that waits for a member is shown as %q", s.Operation)
 		}
@@ -39,7 +39,7 @@ func TestCancelSplit(t *testing.T) {
 		out, err := e.kvctl(t, "shard", "split", "k25")
 		second <- answer{out, err}
 	}()
-	eventually(t, 30*time.Second, func(context.Context) error {
+	eventually(t, patience, func(context.Context) error {
 		out, err := e.kvctl(t, "shard", "cancel", id)
 		switch {
 		case err == nil && strings.Contains(out, `split at "k25"`):
@@ -55,7 +55,7 @@ func TestCancelSplit(t *testing.T) {
 		if a.err == nil || !strings.Contains(a.out, "was cancelled") {
 			t.Errorf("the cancelled split: %v\n%s", a.err, a.out)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the cancelled split goes on")
 	}
 	e.refused(t, "only goes forward", "shard", "cancel", id)

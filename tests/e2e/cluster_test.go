@@ -25,7 +25,7 @@ func testMemberListAndStatus(t *testing.T, e *env, p string) {
 	ids := map[uint64]string{}
 	var first string
 	for m, cli := range e.pinned {
-		list, err := cli.MemberList(within(t, 5*time.Second))
+		list, err := cli.MemberList(within(t, patience))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,7 +59,7 @@ func testMemberListAndStatus(t *testing.T, e *env, p string) {
 	for range 3 {
 		var leader uint64
 		for m, cli := range e.pinned {
-			st, err := cli.Status(within(t, 5*time.Second), e.cluster.Members[m].ClientURL)
+			st, err := cli.Status(within(t, patience), e.cluster.Members[m].ClientURL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -90,13 +90,13 @@ func testMemberListAndStatus(t *testing.T, e *env, p string) {
 // testHealth: over gRPC and over HTTP.
 func testHealth(t *testing.T, e *env, _ string) {
 	for m, cli := range e.pinned {
-		resp, err := grpc_health_v1.NewHealthClient(cli.ActiveConnection()).Check(within(t, 5*time.Second), &grpc_health_v1.HealthCheckRequest{})
+		resp, err := grpc_health_v1.NewHealthClient(cli.ActiveConnection()).Check(within(t, patience), &grpc_health_v1.HealthCheckRequest{})
 		if err != nil || resp.Status != grpc_health_v1.HealthCheckResponse_SERVING {
 			t.Errorf("member %d: %v, %v", m+1, resp, err)
 		}
 	}
 	for _, m := range e.cluster.Members {
-		req, err := http.NewRequestWithContext(within(t, 5*time.Second), http.MethodGet, m.ClientURL+"/health", nil)
+		req, err := http.NewRequestWithContext(within(t, patience), http.MethodGet, m.ClientURL+"/health", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func testEtcdctl(t *testing.T, e *env, p string) {
 // watchUntil runs etcdctl watch and gives what it printed when that is so many lines.
 func watchUntil(t *testing.T, e *env, key string, rev int64, lines int) string {
 	t.Helper()
-	cmd := exec.CommandContext(within(t, 20*time.Second), binaries.etcdctl, "--endpoints="+strings.Join(e.cluster.Endpoints(), ","), "watch", key, "--rev", fmt.Sprint(rev))
+	cmd := exec.CommandContext(within(t, patience), binaries.etcdctl, "--endpoints="+strings.Join(e.cluster.Endpoints(), ","), "watch", key, "--rev", fmt.Sprint(rev))
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func watchUntil(t *testing.T, e *env, key string, rev int64, lines int) string {
 // waitFor repeats a linearizable read through a client until it is answered.
 func waitFor(t *testing.T, cli *clientv3.Client) {
 	t.Helper()
-	eventually(t, 30*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		_, err := cli.Get(ctx, "no such key")

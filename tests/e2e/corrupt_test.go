@@ -28,13 +28,13 @@ func TestCorruption(t *testing.T) {
 	cli := client(t, c)
 	for i := range 20 {
 		for _, k := range []string{"b", "y"} {
-			if _, err := cli.Put(within(t, 10*time.Second), fmt.Sprint(k, i), "v"); err != nil {
+			if _, err := cli.Put(within(t, patience), fmt.Sprint(k, i), "v"); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	// Healthy replicas are compared, and nobody complains.
-	reach(t, time.Minute, "comparisons of healthy replicas", func() (bool, error) {
+	reach(t, patience, "comparisons of healthy replicas", func() (bool, error) {
 		sum := 0.0
 		for _, m := range c.Members {
 			n, err := gauge(t, m, "kvd_integrity_comparisons_total")
@@ -45,16 +45,16 @@ func TestCorruption(t *testing.T) {
 		}
 		return sum >= 6, nil
 	})
-	if r, err := cli.AlarmList(within(t, 10*time.Second)); err != nil || len(r.Alarms) != 0 {
+	if r, err := cli.AlarmList(within(t, patience)); err != nil || len(r.Alarms) != 0 {
 		t.Fatalf("alarms of healthy replicas: %v, %v", r, err)
 	}
 
 	bad := c.Members[2]
-	st, err := cli.Status(within(t, 10*time.Second), bad.ClientURL)
+	st, err := cli.Status(within(t, patience), bad.ClientURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := bad.Stop(within(t, 30*time.Second)); err != nil {
+	if err := bad.Stop(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 	loseKey(t, bad, "b7")
@@ -77,8 +77,8 @@ func TestCorruption(t *testing.T) {
 		t.Fatal(err)
 	}
 	var alarms []*etcdserverpb.AlarmMember
-	reach(t, time.Minute, "the alarm CORRUPT", func() (bool, error) {
-		r, err := cli.AlarmList(within(t, 10*time.Second))
+	reach(t, patience, "the alarm CORRUPT", func() (bool, error) {
+		r, err := cli.AlarmList(within(t, patience))
 		if err != nil {
 			return false, err
 		}
@@ -90,14 +90,14 @@ func TestCorruption(t *testing.T) {
 	}
 	for _, m := range c.Members[:2] {
 		one := client(t, c, m)
-		reach(t, 20*time.Second, "refused writes", func() (bool, error) {
-			_, err := one.Put(within(t, 10*time.Second), "c", "v")
+		reach(t, patience, "refused writes", func() (bool, error) {
+			_, err := one.Put(within(t, patience), "c", "v")
 			if err != nil && !errors.Is(err, rpctypes.ErrCorrupt) {
 				return false, fmt.Errorf("a write while data is corrupt: %w", err)
 			}
 			return err != nil, nil
 		})
-		if _, err := one.Get(within(t, 10*time.Second), "b7", clientv3.WithSerializable()); err != nil {
+		if _, err := one.Get(within(t, patience), "b7", clientv3.WithSerializable()); err != nil {
 			t.Errorf("a read while data is corrupt: %v", err)
 		}
 	}
@@ -109,14 +109,14 @@ func TestLeaseCorruption(t *testing.T) {
 	onlyKvd(t)
 	c := startCluster(t, cluster.Options{Members: 3, Args: []string{"--corrupt-check-time=500ms"}})
 	cli := client(t, c)
-	lease, err := cli.Grant(within(t, 10*time.Second), 36000)
+	lease, err := cli.Grant(within(t, patience), 36000)
 	must(t, "grant", err)
-	_, err = cli.Put(within(t, 10*time.Second), "k", "v", clientv3.WithLease(lease.ID))
+	_, err = cli.Put(within(t, patience), "k", "v", clientv3.WithLease(lease.ID))
 	must(t, "put", err)
 	bad := c.Members[1]
-	st, err := cli.Status(within(t, 10*time.Second), bad.ClientURL)
+	st, err := cli.Status(within(t, patience), bad.ClientURL)
 	must(t, "status", err)
-	must(t, "stop", bad.Stop(within(t, 30*time.Second)))
+	must(t, "stop", bad.Stop(within(t, patience)))
 	record := binary.BigEndian.AppendUint64([]byte("lease/"), uint64(lease.ID))
 	lose(t, bad, "the record of the lease", func(store *mvcc.Store) (bool, error) {
 		value, err := store.GetLocal(record)
@@ -128,8 +128,8 @@ func TestLeaseCorruption(t *testing.T) {
 		return true, b.Commit()
 	})
 	must(t, "start", bad.Start())
-	reach(t, time.Minute, "the alarm CORRUPT", func() (bool, error) {
-		r, err := cli.AlarmList(within(t, 10*time.Second))
+	reach(t, patience, "the alarm CORRUPT", func() (bool, error) {
+		r, err := cli.AlarmList(within(t, patience))
 		if err != nil || len(r.Alarms) == 0 {
 			return false, err
 		}

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/kvd-io/kvd/tests/cluster"
 )
@@ -23,7 +22,7 @@ func TestCurl(t *testing.T) {
 	certs, err := cluster.NewCerts(t.TempDir())
 	must(t, "certificates", err)
 	c := startCluster(t, cluster.Options{ClientTLS: certs, Args: []string{"--bcrypt-cost=4", "--client-cert-auth=false"}})
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	url, token := c.Members[0].ClientURL, ""
 	command := func(path, body string) *exec.Cmd {
 		args := []string{"--silent", "--show-error", "--no-buffer", "--cacert", certs.CA, "--cert", certs.ClientCert,

@@ -82,7 +82,7 @@ var surfaceTests = []struct {
 }
 
 func TestSurface(t *testing.T) {
-	c := startCluster(t, cluster.Options{Members: 3, Args: []string{"--watch-progress-notify-interval=1s"}})
+	c := startCluster(t, cluster.Options{Members: 3, Args: unhurried("--watch-progress-notify-interval=1s")})
 	e := &env{cluster: c}
 	connect := func(members ...*cluster.Member) *clientv3.Client {
 		cli, err := c.Client(members...)
@@ -123,7 +123,7 @@ func (e *env) revive(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		if err := m.WaitHealthy(ctx); err != nil {
 			t.Error(err)
 		}
@@ -164,7 +164,7 @@ func (e *env) kv() etcdserverpb.KVClient {
 
 func (e *env) put(t *testing.T, key, value string, opts ...clientv3.OpOption) int64 {
 	t.Helper()
-	resp, err := e.cli.Put(within(t, 10*time.Second), key, value, opts...)
+	resp, err := e.cli.Put(within(t, patience), key, value, opts...)
 	if err != nil {
 		t.Fatalf("put %q: %v", key, err)
 	}
@@ -173,7 +173,7 @@ func (e *env) put(t *testing.T, key, value string, opts ...clientv3.OpOption) in
 
 func (e *env) get(t *testing.T, key string, opts ...clientv3.OpOption) *clientv3.GetResponse {
 	t.Helper()
-	resp, err := e.cli.Get(within(t, 10*time.Second), key, opts...)
+	resp, err := e.cli.Get(within(t, patience), key, opts...)
 	if err != nil {
 		t.Fatalf("get %q: %v", key, err)
 	}
@@ -182,7 +182,7 @@ func (e *env) get(t *testing.T, key string, opts ...clientv3.OpOption) *clientv3
 
 func (e *env) del(t *testing.T, key string, opts ...clientv3.OpOption) *clientv3.DeleteResponse {
 	t.Helper()
-	resp, err := e.cli.Delete(within(t, 10*time.Second), key, opts...)
+	resp, err := e.cli.Delete(within(t, patience), key, opts...)
 	if err != nil {
 		t.Fatalf("delete %q: %v", key, err)
 	}

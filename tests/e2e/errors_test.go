@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -19,7 +18,7 @@ func testRequestErrors(t *testing.T, e *env, p string) {
 	e.put(t, p+"a", "1")
 	rev := e.revision(t)
 	key := []byte(p + "a")
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, patience)
 	put := func(r *pb.PutRequest) func(context.Context) error {
 		return func(ctx context.Context) error { _, err := e.kv().Put(ctx, r); return err }
 	}
@@ -152,7 +151,7 @@ func testTxnErrors(t *testing.T, e *env, p string) {
 		{"lease that is not there", &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(k("a")), Lease: 123456}}}}}, rpctypes.ErrGRPCLeaseNotFound},
 	} {
 		before := e.revision(t)
-		_, err := e.kv().Txn(within(t, 10*time.Second), c.req)
+		_, err := e.kv().Txn(within(t, patience), c.req)
 		if c.want == nil {
 			if err != nil {
 				t.Errorf("%s: %v", c.name, err)
@@ -173,7 +172,7 @@ func testTxnErrors(t *testing.T, e *env, p string) {
 func testOversizedRequests(t *testing.T, e *env, p string) {
 	key := []byte(p + "big")
 	value := func(n int) []byte { return []byte(strings.Repeat("x", n)) }
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, patience)
 	if _, err := e.kv().Put(ctx, &pb.PutRequest{Key: key, Value: value(1500 << 10)}); err != nil {
 		t.Errorf("a value of 1500 KiB: %v", err)
 	}

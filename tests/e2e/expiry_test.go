@@ -16,7 +16,7 @@ import (
 // the last is not much late. How long other writes take meanwhile is for a quiet machine: make bench-leases.
 func TestManyLeases(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 3, Args: []string{"--initial-split-keys=expiry/lease/000250,expiry/writer/"}})
+	c := startCluster(t, cluster.Options{Members: 3, Args: unhurried("--initial-split-keys=expiry/lease/000250,expiry/writer/")})
 	cli := client(t, c)
 	t.Run("KeepAlivesAreNotWritten", func(t *testing.T) { testKeepAlivesAreNotWritten(t, c, cli) })
 	t.Run("EndAtOnce", func(t *testing.T) {
@@ -31,8 +31,8 @@ func TestManyLeases(t *testing.T) {
 		if r.Early > 0 {
 			t.Errorf("%d of %d leases ended early", r.Early, leases)
 		}
-		// A loaded machine takes its time.
-		if late := r.LastLate(); late > 15*time.Second {
+		// A loaded machine takes its time; how late they end on a quiet one, make bench-leases tells.
+		if late := r.LastLate(); late > time.Minute {
 			t.Errorf("the last lease ended %v late", late)
 		}
 		if len(r.Storm) == 0 {
@@ -96,7 +96,7 @@ func proposals(t *testing.T, c *cluster.Cluster) (sum float64) {
 // gauge reads a metric without labels of a member that serves plain text.
 func gauge(t *testing.T, m *cluster.Member, name string) (float64, error) {
 	t.Helper()
-	families, err := m.Metrics(within(t, 10*time.Second))
+	families, err := m.Metrics(within(t, patience))
 	if err != nil {
 		return 0, err
 	}

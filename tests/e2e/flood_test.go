@@ -25,7 +25,7 @@ func TestFloods(t *testing.T) {
 	m, other := c.Members[0], client(t, c)
 	served := func(t *testing.T) {
 		t.Helper()
-		if _, err := other.Put(within(t, 20*time.Second), "other", "v"); err != nil {
+		if _, err := other.Put(within(t, patience), "other", "v"); err != nil {
 			t.Errorf("another client: %v", err)
 		}
 	}
@@ -38,7 +38,7 @@ func TestFloods(t *testing.T) {
 // heap is what a member's heap holds after a collection.
 func heap(t *testing.T, m *cluster.Member) float64 {
 	t.Helper()
-	req, err := http.NewRequestWithContext(within(t, time.Minute), http.MethodGet, m.ClientURL+"/debug/pprof/heap?gc=1", nil)
+	req, err := http.NewRequestWithContext(within(t, patience), http.MethodGet, m.ClientURL+"/debug/pprof/heap?gc=1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func testWatchMemory(t *testing.T, c *cluster.Cluster, m *cluster.Member, served
 	if err := cli.Close(); err != nil {
 		t.Fatal(err)
 	}
-	reach(t, time.Minute, "the end of the watches of a client that went", func() (bool, error) {
+	reach(t, patience, "the end of the watches of a client that went", func() (bool, error) {
 		return heap(t, m)-before < watches*watchBytes/10, nil
 	})
 }
@@ -155,14 +155,14 @@ func testHalfClosed(t *testing.T, c *cluster.Cluster, m *cluster.Member, served 
 	if err := cli.Close(); err != nil {
 		t.Fatal(err)
 	}
-	reach(t, time.Minute, "the end of half closed streams", func() (bool, error) { return goroutines() < before+streams/4, nil })
+	reach(t, patience, "the end of half closed streams", func() (bool, error) { return goroutines() < before+streams/4, nil })
 }
 
 // testBigMetadata sends metadata as large as a client may.
 func testBigMetadata(t *testing.T, c *cluster.Cluster, served func(*testing.T)) {
 	cli := client(t, c)
 	for _, size := range []int{64 << 10, 32 << 20} {
-		ctx := metadata.AppendToOutgoingContext(within(t, 10*time.Second), "token", strings.Repeat("x", size))
+		ctx := metadata.AppendToOutgoingContext(within(t, patience), "token", strings.Repeat("x", size))
 		_, err := pb.NewKVClient(cli.ActiveConnection()).Range(clientv3.WithRequireLeader(ctx), &pb.RangeRequest{Key: []byte("k")})
 		switch code := status.Code(err); code {
 		case codes.OK, codes.Internal, codes.ResourceExhausted, codes.Unavailable, codes.Unauthenticated, codes.InvalidArgument:

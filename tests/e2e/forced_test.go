@@ -20,7 +20,7 @@ func TestForceNewCluster(t *testing.T) {
 	c := startCluster(t, cluster.Options{Members: 3, Args: []string{"--initial-split-keys=g,p", "--bcrypt-cost=4"}})
 	last := c.Members[2]
 	cli := client(t, c)
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	prefixes := []string{"a/", "h/", "q/"}
 	for i := range 100 {
 		var ops []clientv3.Op
@@ -60,11 +60,11 @@ func TestForceNewCluster(t *testing.T) {
 	must(t, "kill", c.Members[0].Kill())
 
 	must(t, "start", last.Start())
-	must(t, "start alone", last.WaitReady(within(t, time.Minute)))
+	must(t, "start alone", last.WaitReady(within(t, patience)))
 	alone := client(t, c, last)
 	check := func() {
 		t.Helper()
-		ctx := within(t, time.Minute)
+		ctx := within(t, patience)
 		after, err := alone.Get(ctx, "", clientv3.WithFromKey())
 		must(t, "get", err)
 		if len(after.Kvs) < len(before.Kvs) {
@@ -117,7 +117,7 @@ func TestForceNewCluster(t *testing.T) {
 		last.SetArgs(args...)
 		must(t, "restart", last.Kill())
 		must(t, "restart", last.Start())
-		must(t, "restart", last.WaitReady(within(t, time.Minute)))
+		must(t, "restart", last.WaitReady(within(t, patience)))
 		check()
 	}
 
@@ -127,11 +127,11 @@ func TestForceNewCluster(t *testing.T) {
 		m, err := c.Add(grown...)
 		must(t, "add", err)
 		changed(t, func() error {
-			_, err := alone.MemberAdd(within(t, 20*time.Second), []string{m.PeerURL})
+			_, err := alone.MemberAdd(within(t, patience), []string{m.PeerURL})
 			return err
 		})
 		must(t, "start", m.Start())
-		must(t, "start", m.WaitReady(within(t, time.Minute)))
+		must(t, "start", m.WaitReady(within(t, patience)))
 		grown = append(grown, m)
 		e.settled(t, len(grown))
 	}
@@ -142,10 +142,10 @@ func TestForceNewCluster(t *testing.T) {
 		return err
 	})
 	check()
-	_, err = alone.Revoke(within(t, time.Minute), lease.ID)
+	_, err = alone.Revoke(within(t, patience), lease.ID)
 	must(t, "revoke", err)
 	for _, p := range prefixes {
-		if got, err := alone.Get(within(t, time.Minute), p+"leased"); err != nil || len(got.Kvs) != 0 {
+		if got, err := alone.Get(within(t, patience), p+"leased"); err != nil || len(got.Kvs) != 0 {
 			t.Errorf("%sleased outlives its lease: %v, %v", p, got, err)
 		}
 	}
@@ -158,7 +158,7 @@ func TestForceNewClusterNeedsAllShards(t *testing.T) {
 	c := startCluster(t, cluster.Options{Members: 4, Args: []string{"--initial-split-keys=d,h,m,q"}})
 	cli := client(t, c)
 	for _, k := range []string{"a", "e", "i", "n", "r"} {
-		_, err := cli.Put(within(t, 20*time.Second), k, "v")
+		_, err := cli.Put(within(t, patience), k, "v")
 		must(t, "put", err)
 	}
 	must(t, "kill", c.KillAll())
@@ -166,8 +166,8 @@ func TestForceNewClusterNeedsAllShards(t *testing.T) {
 	m.SetArgs("--force-new-cluster")
 	wantRefusal(t, m, "this member has no data of ", "restore a snapshot", "nothing was changed")
 	m.SetArgs()
-	must(t, "start", c.StartAll(within(t, time.Minute)))
-	got, err := client(t, c).Get(within(t, 20*time.Second), "", clientv3.WithFromKey())
+	must(t, "start", c.StartAll(within(t, patience)))
+	got, err := client(t, c).Get(within(t, patience), "", clientv3.WithFromKey())
 	must(t, "get", err)
 	if len(got.Kvs) != 5 {
 		t.Errorf("%d of 5 keys are left", len(got.Kvs))

@@ -72,7 +72,7 @@ func TestGateway(t *testing.T) {
 			c := startCluster(t, o)
 			browser := &http.Client{Transport: &http.Transport{TLSClientConfig: conf}}
 			testGateway(t, c.Members[0].ClientURL, browser, conf)
-			testGatewayLocks(t, within(t, 30*time.Second), c.Members[0].ClientURL, browser)
+			testGatewayLocks(t, within(t, patience), c.Members[0].ClientURL, browser)
 			testGatewayToken(t, c.Members[0].ClientURL, browser)
 		})
 	}
@@ -80,7 +80,7 @@ func TestGateway(t *testing.T) {
 
 func testGateway(t *testing.T, url string, c *http.Client, conf *tls.Config) {
 	defer c.CloseIdleConnections()
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	put, err := post(ctx, c, url+"/v3/kv/put", fmt.Sprintf(`{"key":%q,"value":%q}`, b64("k"), b64("v")))
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func testGatewayLocks(t *testing.T, ctx context.Context, url string, c *http.Cli
 // testGatewayToken: users are made, and used, with JSON alone.
 func testGatewayToken(t *testing.T, url string, c *http.Client) {
 	defer c.CloseIdleConnections()
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	for _, call := range [][2]string{
 		{"user/add", `{"name":"root","password":"rootpw"}`}, {"user/grant", `{"user":"root","role":"root"}`},
 		{"user/add", `{"name":"alice","password":"alicepw"}`}, {"role/add", `{"name":"r"}`},
@@ -321,7 +321,7 @@ func TestPortsOfHTTP(t *testing.T) {
 	if err := m.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	if err := m.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ var grown = flag.Int("members", 3, "members that a cluster grows to")
 // member that stays and see no error.
 func TestGrowAndShrink(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 1})
+	c := startCluster(t, cluster.Options{Members: 1, Args: unhurried()})
 	stays := c.Members[0]
 	e := &env{cluster: &cluster.Cluster{Members: []*cluster.Member{stays}}, cli: client(t, c, stays), sharded: true}
 	for i := range steadyKeys {
@@ -39,14 +39,14 @@ func TestGrowAndShrink(t *testing.T) {
 			t.Fatal(err)
 		}
 		changed(t, func() error {
-			_, err := e.cli.MemberAdd(within(t, 20*time.Second), []string{m.PeerURL})
+			_, err := e.cli.MemberAdd(within(t, patience), []string{m.PeerURL})
 			return err
 		})
 		if err := m.Start(); err != nil {
 			t.Fatal(err)
 		}
 		members = append(members, m)
-		if err := m.WaitReady(within(t, time.Minute)); err != nil {
+		if err := m.WaitReady(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 		e.settled(t, min(len(members), 3))
@@ -56,7 +56,7 @@ func TestGrowAndShrink(t *testing.T) {
 		m := members[len(members)-1]
 		id := e.memberID(t, m.Name)
 		changed(t, func() error {
-			_, err := e.cli.MemberRemove(within(t, time.Minute), id)
+			_, err := e.cli.MemberRemove(within(t, patience), id)
 			if errors.Is(err, rpctypes.ErrMemberNotFound) {
 				return nil // an earlier try
 			}
@@ -102,7 +102,7 @@ func changed(t *testing.T, change func() error) {
 
 func (e *env) memberID(t *testing.T, name string) uint64 {
 	t.Helper()
-	list, err := e.cli.MemberList(within(t, 10*time.Second))
+	list, err := e.cli.MemberList(within(t, patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,14 +146,14 @@ func TestMoveOutlivesKills(t *testing.T) {
 		if err := m.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 30*time.Second, func(ctx context.Context) error {
+		eventually(t, patience, func(ctx context.Context) error {
 			_, err := e.cli.Put(ctx, "key/alive", victim)
 			return err
 		})
 		if err := m.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.WaitHealthy(within(t, time.Minute)); err != nil {
+		if err := m.WaitHealthy(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 		now := e.settled(t, 3)[0]

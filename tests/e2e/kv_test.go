@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -29,14 +28,14 @@ func testPutGetDelete(t *testing.T, e *env, p string) {
 	if string(kv.Key) != k || string(kv.Value) != "two" || kv.CreateRevision != first || kv.ModRevision != second || kv.Version != 2 || kv.Lease != 0 {
 		t.Errorf("got %v", kv)
 	}
-	resp, err := e.cli.Put(within(t, 5*time.Second), k, "three", clientv3.WithPrevKV())
+	resp, err := e.cli.Put(within(t, patience), k, "three", clientv3.WithPrevKV())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if resp.PrevKv == nil || string(resp.PrevKv.Value) != "two" || resp.PrevKv.Version != 2 {
 		t.Errorf("prev_kv %v", resp.PrevKv)
 	}
-	if resp, err = e.cli.Put(within(t, 5*time.Second), p+"new", "", clientv3.WithPrevKV()); err != nil || resp.PrevKv != nil {
+	if resp, err = e.cli.Put(within(t, patience), p+"new", "", clientv3.WithPrevKV()); err != nil || resp.PrevKv != nil {
 		t.Errorf("prev_kv of a new key %v, %v", resp.PrevKv, err)
 	}
 	e.put(t, k, "", clientv3.WithIgnoreValue())
@@ -92,7 +91,7 @@ func testRevisionsAreDense(t *testing.T, e *env, p string) {
 	step("get", e.get(t, p+"a").Header.Revision, 0)
 	step("delete", e.del(t, p+"a").Header.Revision, 1)
 	step("delete of nothing", e.del(t, p+"a").Header.Revision, 0)
-	txn := func() clientv3.Txn { return e.cli.Txn(within(t, 5*time.Second)) }
+	txn := func() clientv3.Txn { return e.cli.Txn(within(t, patience)) }
 	missing := clientv3.Compare(clientv3.Version(p+"b"), "=", 0)
 	step("txn that fails", e.commit(t, txn().If(missing).Then(clientv3.OpPut(p+"b", "x"))).Header.Revision, 0)
 	step("txn of several puts", e.commit(t, txn().Then(clientv3.OpPut(p+"b", "x"), clientv3.OpPut(p+"c", "x"), clientv3.OpDelete(p+"d"))).Header.Revision, 1)
@@ -167,15 +166,15 @@ func testEmptyRanges(t *testing.T, e *env, p string) {
 	}
 	rev := e.revision(t)
 	for _, c := range []struct{ key, end string }{{"b", "b"}, {"c", "a"}, {"b", "a"}, {"d", "e"}, {"b\x00", "c"}} {
-		got, err := e.kv().Range(within(t, 5*time.Second), &pb.RangeRequest{Key: []byte(p + c.key), RangeEnd: []byte(p + c.end)})
+		got, err := e.kv().Range(within(t, patience), &pb.RangeRequest{Key: []byte(p + c.key), RangeEnd: []byte(p + c.end)})
 		if err != nil || len(got.Kvs) != 0 || got.Count != 0 || got.More || got.Header.Revision != rev {
 			t.Errorf("range %q to %q: %v, %v", c.key, c.end, got, err)
 		}
-		del, err := e.kv().DeleteRange(within(t, 5*time.Second), &pb.DeleteRangeRequest{Key: []byte(p + c.key), RangeEnd: []byte(p + c.end)})
+		del, err := e.kv().DeleteRange(within(t, patience), &pb.DeleteRangeRequest{Key: []byte(p + c.key), RangeEnd: []byte(p + c.end)})
 		if err != nil || del.Deleted != 0 || del.Header.Revision != rev {
 			t.Errorf("delete %q to %q: %v, %v", c.key, c.end, del, err)
 		}
-		txn, err := e.kv().Txn(within(t, 5*time.Second), &pb.TxnRequest{Success: []*pb.RequestOp{opGet(p+c.key, p+c.end), opDelete(p+c.key, p+c.end)}})
+		txn, err := e.kv().Txn(within(t, patience), &pb.TxnRequest{Success: []*pb.RequestOp{opGet(p+c.key, p+c.end), opDelete(p+c.key, p+c.end)}})
 		if err != nil || txn.Header.Revision != rev || txn.Responses[0].GetResponseRange().Count != 0 {
 			t.Errorf("txn over %q to %q: %v, %v", c.key, c.end, txn, err)
 		}
@@ -193,7 +192,7 @@ func testConcurrentCounters(t *testing.T, e *env, p string) {
 		e.put(t, fmt.Sprintf("%s%d", p, i), "0")
 	}
 	before := e.revision(t)
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	var mu sync.Mutex
 	var revisions []int64
 	var wg sync.WaitGroup
@@ -256,12 +255,12 @@ func testReadYourWrites(t *testing.T, e *env, p string) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	for i := range 60 {
 		key := fmt.Sprintf("%sk%02d", p, rng.IntN(15))
-		put, err := e.pinned[i%3].Put(within(t, 5*time.Second), key, fmt.Sprint(i))
+		put, err := e.pinned[i%3].Put(within(t, patience), key, fmt.Sprint(i))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for m, cli := range e.pinned {
-			got, err := cli.Get(within(t, 5*time.Second), key)
+			got, err := cli.Get(within(t, patience), key)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -280,7 +279,7 @@ func testSerializable(t *testing.T, e *env, p string) {
 		e.put(t, p+"a", fmt.Sprint(i))
 		last = e.put(t, p+"b", fmt.Sprint(i))
 		for _, cli := range e.pinned {
-			got, err := cli.Get(within(t, 5*time.Second), p, clientv3.WithPrefix(), clientv3.WithSerializable())
+			got, err := cli.Get(within(t, patience), p, clientv3.WithPrefix(), clientv3.WithSerializable())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -291,7 +290,7 @@ func testSerializable(t *testing.T, e *env, p string) {
 		}
 	}
 	for m, cli := range e.pinned {
-		eventually(t, 10*time.Second, func(ctx context.Context) error {
+		eventually(t, patience, func(ctx context.Context) error {
 			got, err := cli.Get(ctx, p, clientv3.WithPrefix(), clientv3.WithSerializable())
 			if err != nil {
 				return err

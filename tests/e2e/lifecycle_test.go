@@ -74,7 +74,7 @@ func fill(t *testing.T, cli *clientv3.Client, p string, n int) map[string]string
 // expectFilled checks that exactly what fill told of is there.
 func expectFilled(t *testing.T, cli *clientv3.Client, p string, want map[string]string, opts ...clientv3.OpOption) {
 	t.Helper()
-	got, err := cli.Get(within(t, 10*time.Second), p, append(opts, clientv3.WithPrefix())...)
+	got, err := cli.Get(within(t, patience), p, append(opts, clientv3.WithPrefix())...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestRestart(t *testing.T) {
 	get := func(t *testing.T) int64 {
 		t.Helper()
 		waitFor(t, cli)
-		got, err := cli.Get(within(t, 10*time.Second), "fill/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		got, err := cli.Get(within(t, patience), "fill/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestRestart(t *testing.T) {
 	marker := func(t *testing.T, exact bool) {
 		t.Helper()
 		before := get(t)
-		resp, err := cli.Put(within(t, 10*time.Second), "marker", fmt.Sprint(len(markers)))
+		resp, err := cli.Put(within(t, patience), "marker", fmt.Sprint(len(markers)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,10 +136,10 @@ func TestRestart(t *testing.T) {
 
 	for _, m := range c.Members {
 		t.Run("One/"+m.Name, func(t *testing.T) {
-			if err := m.Restart(within(t, time.Minute)); err != nil {
+			if err := m.Restart(within(t, patience)); err != nil {
 				t.Fatal(err)
 			}
-			if err := m.WaitHealthy(within(t, 30*time.Second)); err != nil {
+			if err := m.WaitHealthy(within(t, patience)); err != nil {
 				t.Fatal(err)
 			}
 			marker(t, true)
@@ -147,10 +147,10 @@ func TestRestart(t *testing.T) {
 		})
 	}
 	t.Run("AllStopped", func(t *testing.T) {
-		if err := c.StopAll(within(t, 30*time.Second)); err != nil {
+		if err := c.StopAll(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.StartAll(within(t, time.Minute)); err != nil {
+		if err := c.StartAll(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 		marker(t, true)
@@ -162,7 +162,7 @@ func TestRestart(t *testing.T) {
 		if err := c.KillAll(); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.StartAll(within(t, time.Minute)); err != nil {
+		if err := c.StartAll(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 		marker(t, false)
@@ -192,14 +192,14 @@ func TestMemberCatchesUp(t *testing.T) {
 	if err := away.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := away.WaitHealthy(within(t, 30*time.Second)); err != nil {
+	if err := away.WaitHealthy(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 	back := client(t, c, away)
 	expectFilled(t, back, "before/", first)
 	expectFilled(t, back, "fill/", second)
 	// Its own copy catches up as well.
-	eventually(t, 20*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		got, err := back.Get(ctx, "fill/", clientv3.WithPrefix(), clientv3.WithSerializable(), clientv3.WithCountOnly())
 		if err == nil && got.Count != int64(len(second)) {
 			err = fmt.Errorf("the member's own copy has %d of %d keys", got.Count, len(second))
@@ -216,7 +216,7 @@ func TestLostMajority(t *testing.T) {
 	want := fill(t, cli, "fill/", 50)
 	expectFilled(t, cli, "fill/", want)
 	// A member's own copy is looked at about each second; it must have been once for all of this.
-	eventually(t, 20*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		got, err := cli.Get(ctx, "fill/", clientv3.WithPrefix(), clientv3.WithSerializable(), clientv3.WithCountOnly())
 		if err == nil && got.Count != int64(len(want)) {
 			err = fmt.Errorf("the member's own copy has %d of %d keys", got.Count, len(want))
@@ -229,7 +229,7 @@ func TestLostMajority(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	got, err := cli.Get(within(t, 10*time.Second), "fill/", clientv3.WithPrefix(), clientv3.WithSerializable())
+	got, err := cli.Get(within(t, patience), "fill/", clientv3.WithPrefix(), clientv3.WithSerializable())
 	if err != nil {
 		t.Errorf("serializable read: %v", err)
 	} else if got.Count != int64(len(want)) {
@@ -242,7 +242,7 @@ func TestLostMajority(t *testing.T) {
 	}
 	defer conn.Close()
 	kv := pb.NewKVClient(conn)
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, patience)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		// An owner may answer until its read lease has run out, which is a matter of milliseconds.
@@ -270,14 +270,14 @@ func TestLostMajority(t *testing.T) {
 	if ctx.Err() != nil {
 		t.Errorf("requests without a majority took more than %v", time.Since(began))
 	}
-	if err := c.Members[0].Health(within(t, 10*time.Second)); err == nil {
+	if err := c.Members[0].Health(within(t, patience)); err == nil {
 		t.Error("a member without a majority calls itself healthy")
 	}
 	if err := c.Members[1].Start(); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, cli)
-	if _, err := cli.Put(within(t, 10*time.Second), "fill/new", "x"); err != nil {
+	if _, err := cli.Put(within(t, patience), "fill/new", "x"); err != nil {
 		t.Errorf("with two of three: %v", err)
 	}
 }
@@ -288,13 +288,13 @@ func TestPausedMember(t *testing.T) {
 	splitSome(t, c, "fill/")
 	all := client(t, c)
 	fill(t, all, "fill/", 400)
-	status, err := all.Status(within(t, 5*time.Second), c.Members[0].ClientURL)
+	status, err := all.Status(within(t, patience), c.Members[0].ClientURL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	victim := c.Members[0]
 	for _, m := range c.Members {
-		st, err := client(t, c, m).Status(within(t, 5*time.Second), m.ClientURL)
+		st, err := client(t, c, m).Status(within(t, patience), m.ClientURL)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -313,7 +313,7 @@ func TestPausedMember(t *testing.T) {
 	if err := victim.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		for _, key := range []string{"fill/00050", "fill/00150", "fill/00250", "fill/00350"} {
@@ -376,13 +376,13 @@ func TestNoFlags(t *testing.T) {
 			t.Logf("%v\n%s", err, b)
 		}
 	})
-	cli, err := clientv3.New(clientv3.Config{Endpoints: []string{"http://127.0.0.1:2379"}, DialTimeout: 5 * time.Second})
+	cli, err := clientv3.New(clientv3.Config{Endpoints: []string{"http://127.0.0.1:2379"}, DialTimeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cli.Close()
 	waitFor(t, cli)
-	resp, err := cli.Put(within(t, 5*time.Second), "first", "put")
+	resp, err := cli.Put(within(t, patience), "first", "put")
 	if err != nil || resp.Header.Revision != 2 {
 		t.Errorf("the first put of a fresh store: %v, %v", resp, err)
 	}
@@ -394,7 +394,7 @@ func TestNoFlags(t *testing.T) {
 	}
 	select {
 	case <-p.Exited():
-	case <-within(t, 20*time.Second).Done():
+	case <-within(t, patience).Done():
 		t.Error("the member did not end on SIGINT")
 	}
 }

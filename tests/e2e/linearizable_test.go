@@ -184,7 +184,7 @@ func (e *env) disturb(t *testing.T, rng *rand.Rand) {
 		if err := m.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if err := m.WaitHealthy(within(t, 30*time.Second)); err != nil {
+		if err := m.WaitHealthy(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 		if round == 0 {

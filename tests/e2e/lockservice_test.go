@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
@@ -19,7 +18,7 @@ import (
 // testLockService: a lock is taken, waited for, given up by who goes away, and freed, through any member.
 func testLockService(t *testing.T, e *env, p string) {
 	e.split(t, p+"l/5")
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	through := func(m int) v3lockpb.LockClient { return v3lockpb.NewLockClient(e.pinned[m].ActiveConnection()) }
 	lease := func() int64 {
 		l, err := e.cli.Grant(ctx, 60)
@@ -34,7 +33,7 @@ func testLockService(t *testing.T, e *env, p string) {
 	}
 	waiters := func(want int64) {
 		t.Helper()
-		eventually(t, 20*time.Second, func(ctx context.Context) error {
+		eventually(t, patience, func(ctx context.Context) error {
 			got, err := e.cli.Get(ctx, p+"l/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 			if err == nil && got.Count != want {
 				err = fmt.Errorf("%d keys of the lock, want %d", got.Count, want)
@@ -94,7 +93,7 @@ func wantText(t *testing.T, what string, err error, text string) {
 // testElectionService: as the recipe, over gRPC.
 func testElectionService(t *testing.T, e *env, p string) {
 	e.split(t, p+"e/5")
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	through := func(m int) v3electionpb.ElectionClient {
 		return v3electionpb.NewElectionClient(e.pinned[m].ActiveConnection())
 	}

@@ -23,7 +23,7 @@ func testAlarms(t *testing.T, e *env, p string) {
 	e.split(t, p+"m")
 	e.put(t, p+"a", "1")
 	e.put(t, p+"z", "1")
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	maintenance := etcdserverpb.NewMaintenanceClient(e.cli.ActiveConnection())
 	change := func(action etcdserverpb.AlarmRequest_AlarmAction, kind etcdserverpb.AlarmType) {
 		t.Helper()
@@ -49,7 +49,7 @@ func testAlarms(t *testing.T, e *env, p string) {
 	for _, kind := range []etcdserverpb.AlarmType{etcdserverpb.AlarmType_NOSPACE, etcdserverpb.AlarmType_CORRUPT} {
 		change(etcdserverpb.AlarmRequest_ACTIVATE, kind)
 		for i, cli := range e.pinned {
-			eventually(t, 10*time.Second, func(ctx context.Context) error {
+			eventually(t, patience, func(ctx context.Context) error {
 				st, err := cli.Status(ctx, e.cluster.Endpoints()[i])
 				if err == nil && !strings.Contains(strings.Join(st.Errors, " "), kind.String()) {
 					err = fmt.Errorf("status of member %d tells of no alarm: %v", i+1, st.Errors)
@@ -75,7 +75,7 @@ func testAlarms(t *testing.T, e *env, p string) {
 		}
 		change(etcdserverpb.AlarmRequest_DEACTIVATE, kind)
 		for i, cli := range e.pinned {
-			eventually(t, 10*time.Second, func(ctx context.Context) error {
+			eventually(t, patience, func(ctx context.Context) error {
 				_, err := cli.Put(ctx, p+"a", fmt.Sprint(i))
 				return err
 			})
@@ -103,13 +103,13 @@ func testHashKV(t *testing.T, e *env, p string) {
 		}
 	}
 	last := e.revision(t)
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	hashes := func(rev int64) uint32 {
 		t.Helper()
 		var sum uint32
 		for i, cli := range e.pinned {
 			var h *clientv3.HashKVResponse
-			eventually(t, 10*time.Second, func(ctx context.Context) (err error) {
+			eventually(t, patience, func(ctx context.Context) (err error) {
 				h, err = cli.HashKV(ctx, e.cluster.Endpoints()[i], rev)
 				return err
 			})
@@ -154,11 +154,11 @@ func testHashKV(t *testing.T, e *env, p string) {
 // testMoveLeader: the leader is the same in every member's status and moves on request, with reads and writes going on.
 func testMoveLeader(t *testing.T, e *env, p string) {
 	e.split(t, p+"m")
-	ctx := within(t, 90*time.Second)
+	ctx := within(t, patience)
 	ids := make([]uint64, len(e.pinned))
 	leader := func() (at int) {
 		t.Helper()
-		eventually(t, 20*time.Second, func(ctx context.Context) error {
+		eventually(t, patience, func(ctx context.Context) error {
 			seen := map[uint64]bool{}
 			for i, cli := range e.pinned {
 				st, err := cli.Status(ctx, e.cluster.Endpoints()[i])
@@ -199,7 +199,7 @@ func testMoveLeader(t *testing.T, e *env, p string) {
 }
 
 func testDowngrade(t *testing.T, e *env, _ string) {
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	_, err := e.cli.Downgrade(ctx, clientv3.DowngradeCancel, "")
 	if binaries.kvd {
 		wantStatus(t, "cancel of nothing", unwrapped(err), rpctypes.ErrGRPCNoInflightDowngrade)
@@ -222,7 +222,7 @@ func TestQuota(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cli.Close()
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	endpoint := c.Endpoints()[0]
 	for round := range 2 {
 		value := strings.Repeat("b", page)
@@ -261,7 +261,7 @@ func TestQuota(t *testing.T) {
 		if _, err := cli.Put(ctx, "small", strings.Repeat("a", 64)); err != nil {
 			t.Errorf("a small put after compaction, defragmentation and disarming: %v", err)
 		}
-		if took := time.Since(began); took > 10*time.Second {
+		if took := time.Since(began); took > time.Minute {
 			t.Errorf("making room took %v", took)
 		}
 	}
@@ -275,14 +275,14 @@ func TestAutoCompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cli.Close()
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	var last *clientv3.PutResponse
 	for i := range 20 {
 		if last, err = cli.Put(ctx, "key", fmt.Sprint(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, 30*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		_, err := cli.Get(ctx, "key", clientv3.WithRev(last.Header.Revision-1))
 		if err == nil {
 			return errors.New("nothing was compacted")
@@ -314,7 +314,7 @@ func TestDiskReserve(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cli.Close()
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	if _, err := cli.Put(ctx, "key", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +327,7 @@ func TestDiskReserve(t *testing.T) {
 	if err := unix.Fallocate(fd, 0, 0, free-(free-filler/2)*4/5+filler/4); err != nil {
 		t.Skipf("no room can be taken in one step here: %v", err)
 	}
-	eventually(t, 20*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		if _, err := cli.Put(ctx, "key", "2"); err == nil {
 			return errors.New("writes go on")
 		}
@@ -343,7 +343,7 @@ func TestDiskReserve(t *testing.T) {
 	if err := unix.Ftruncate(fd, 0); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		if _, err := cli.Put(ctx, "key", "3"); err != nil {
 			return err
 		}
@@ -384,7 +384,7 @@ func TestKvctlMaintenance(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cli.Close()
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	st, err := cli.Status(ctx, c.Endpoints()[0])
 	if err != nil {
 		t.Fatal(err)

@@ -82,7 +82,7 @@ func TestMergeUnderLoad(t *testing.T) {
 	if got.Count != steadyKeys || string(got.Kvs[7].Value) != strings.Repeat("x", 100) {
 		t.Errorf("at revision %d there were %d keys, now %d", old, steadyKeys, got.Count)
 	}
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, patience)
 	events, last := 0, int64(0)
 	for resp := range e.cli.Watch(ctx, steadyPrefix, clientv3.WithPrefix(), clientv3.WithRev(old-steadyKeys+1)) {
 		if resp.Err() != nil {
@@ -172,7 +172,7 @@ func TestMergeSurvivesKills(t *testing.T) {
 		if err := victim.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if err := victim.WaitHealthy(within(t, time.Minute)); err != nil {
+		if err := victim.WaitHealthy(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 		all := e.settled(t, 3)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -47,7 +46,7 @@ func live(f *dto.MetricFamily) bool {
 func TestMonitoring(t *testing.T) {
 	c := startCluster(t, cluster.Options{Members: 3, Args: []string{"--metrics=extensive"}})
 	cli := client(t, c, c.Members[0])
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	watched := cli.Watch(ctx, "k", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 	<-watched
 	for i := range 50 {
@@ -69,7 +68,7 @@ func TestMonitoring(t *testing.T) {
 	quiet := []string{"etcd_server_proposals_failed_total", "etcd_server_proposals_pending", "etcd_network_peer_sent_failures_total"}
 	for _, m := range c.Members {
 		var missing, dead []string
-		eventually(t, 10*time.Second, func(ctx context.Context) error {
+		eventually(t, patience, func(ctx context.Context) error {
 			families, err := m.Metrics(ctx)
 			if err != nil {
 				return err
@@ -123,7 +122,7 @@ func TestMonitoring(t *testing.T) {
 func TestNormalLifeLogsNoError(t *testing.T) {
 	c := startCluster(t, cluster.Options{Members: 3})
 	cli := client(t, c, c.Members[0])
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	for i := range 20 {
 		if _, err := cli.Put(ctx, fmt.Sprint("k", i), "v"); err != nil {
 			t.Fatal(err)
@@ -138,7 +137,7 @@ func TestNormalLifeLogsNoError(t *testing.T) {
 	if err := c.Members[0].Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		_, err := client(t, c, c.Members[1]).Put(ctx, "k9", "w")
 		return err
 	})

@@ -51,7 +51,7 @@ func (e *env) refused(t *testing.T, text string, args ...string) {
 // TestOperationsUnderLoad: owners are handed over and replicas move, again and again, and clients notice nothing but latency.
 func TestOperationsUnderLoad(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 4})
+	c := startCluster(t, cluster.Options{Members: 4, Args: unhurried()})
 	e := &env{cluster: c, cli: client(t, c), sharded: true}
 	e.must(t, "cluster", "settings", "set", "balance-replicas", "off")
 	for i := range steadyKeys {
@@ -125,7 +125,7 @@ func TestOperationsUnderLoad(t *testing.T) {
 	if err := gone.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, func(context.Context) error {
+	eventually(t, patience, func(context.Context) error {
 		out, err := e.kvctl(t, "shard", "move", "--no-wait", id, s.voters()[0], missing)
 		if err == nil {
 			return fmt.Errorf("a move to a dead member began")
@@ -138,7 +138,7 @@ func TestOperationsUnderLoad(t *testing.T) {
 	if err := gone.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := gone.WaitHealthy(within(t, 30*time.Second)); err != nil {
+	if err := gone.WaitHealthy(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -146,7 +146,7 @@ func TestOperationsUnderLoad(t *testing.T) {
 // find waits until a shard is listed with an owner.
 func (e *env) find(t *testing.T, id uint64) (found shardJSON) {
 	t.Helper()
-	eventually(t, 20*time.Second, func(context.Context) error {
+	eventually(t, patience, func(context.Context) error {
 		for _, s := range e.shards(t) {
 			if s.ID == id && s.Owner != nil {
 				found = s

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -125,7 +124,7 @@ func testRangeAgainstTwin(t *testing.T, e *env, p string) {
 		r.KeysOnly, r.CountOnly = rng.IntN(5) == 0, rng.IntN(8) == 0
 		r.MinModRevision, r.MaxModRevision = bound(), bound()
 		r.MinCreateRevision, r.MaxCreateRevision = bound(), bound()
-		got, err := pb.NewKVClient(e.pinned[i%3].ActiveConnection()).Range(within(t, 5*time.Second), r)
+		got, err := pb.NewKVClient(e.pinned[i%3].ActiveConnection()).Range(within(t, patience), r)
 		if err != nil {
 			t.Fatalf("%v: %v", r, err)
 		}
@@ -191,7 +190,7 @@ func testOldRevisions(t *testing.T, e *env, p string) {
 		if rev%2 == 0 {
 			r.Limit, r.SortOrder = 3, pb.RangeRequest_DESCEND
 		}
-		got, err := pb.NewKVClient(cli.ActiveConnection()).Range(within(t, 5*time.Second), r)
+		got, err := pb.NewKVClient(cli.ActiveConnection()).Range(within(t, patience), r)
 		if err != nil {
 			t.Fatalf("range at %d: %v", rev, err)
 		}
@@ -199,7 +198,7 @@ func testOldRevisions(t *testing.T, e *env, p string) {
 		if fmt.Sprint(got.Kvs) != fmt.Sprint(kvs) || got.Count != count || got.More != more || got.Header.Revision != last {
 			t.Fatalf("range at %d:\n got %v\nwant %v, count %d, more %v, header revision %d", rev, got, kvs, count, more, last)
 		}
-		one, err := cli.Get(within(t, 5*time.Second), p+"3", clientv3.WithRev(rev), clientv3.WithSerializable())
+		one, err := cli.Get(within(t, patience), p+"3", clientv3.WithRev(rev), clientv3.WithSerializable())
 		if err != nil {
 			t.Fatalf("get at %d: %v", rev, err)
 		}
@@ -218,7 +217,7 @@ func testRangeStream(t *testing.T, e *env, p string) {
 	for i := range keys {
 		batch = append(batch, clientv3.OpPut(fmt.Sprintf("%s%04d", p, i), value))
 		if len(batch) == 100 {
-			e.commit(t, e.cli.Txn(within(t, 10*time.Second)).Then(batch...))
+			e.commit(t, e.cli.Txn(within(t, patience)).Then(batch...))
 			ops, batch = ops+100, nil
 		}
 	}
@@ -240,11 +239,11 @@ func testRangeStream(t *testing.T, e *env, p string) {
 		{"nothing", &pb.RangeRequest{Key: []byte(p + "none")}},
 		{"ascending, told so", &pb.RangeRequest{Key: []byte(p), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(p)), SortOrder: pb.RangeRequest_ASCEND}},
 	} {
-		want, err := e.kv().Range(within(t, 10*time.Second), c.req)
+		want, err := e.kv().Range(within(t, patience), c.req)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		stream, err := e.kv().RangeStream(within(t, 10*time.Second), c.req)
+		stream, err := e.kv().RangeStream(within(t, patience), c.req)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -287,7 +286,7 @@ func testCompaction(t *testing.T, e *env, p string) {
 	last := e.put(t, p+"a", "3")
 	e.del(t, p+"b")
 	compact := func(rev int64, physical bool) error {
-		_, err := e.kv().Compact(within(t, 10*time.Second), &pb.CompactionRequest{Revision: rev, Physical: physical})
+		_, err := e.kv().Compact(within(t, patience), &pb.CompactionRequest{Revision: rev, Physical: physical})
 		return err
 	}
 	if err := compact(at, true); err != nil {
@@ -296,19 +295,19 @@ func testCompaction(t *testing.T, e *env, p string) {
 	for m, cli := range e.pinned {
 		kv := pb.NewKVClient(cli.ActiveConnection())
 		for _, rev := range []int64{old, at - 1} {
-			_, err := kv.Range(within(t, 5*time.Second), &pb.RangeRequest{Key: []byte(p), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(p)), Revision: rev})
+			_, err := kv.Range(within(t, patience), &pb.RangeRequest{Key: []byte(p), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(p)), Revision: rev})
 			wantStatus(t, fmt.Sprintf("range at %d through member %d", rev, m+1), err, errCompacted)
-			_, err = kv.Txn(within(t, 5*time.Second), &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(p + "a"), Revision: rev}}}}})
+			_, err = kv.Txn(within(t, patience), &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(p + "a"), Revision: rev}}}}})
 			wantStatus(t, fmt.Sprintf("txn that reads at %d through member %d", rev, m+1), err, errCompacted)
 		}
-		got, err := cli.Get(within(t, 5*time.Second), p, clientv3.WithPrefix(), clientv3.WithRev(at))
+		got, err := cli.Get(within(t, patience), p, clientv3.WithPrefix(), clientv3.WithRev(at))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if s := values(got.Kvs); s != "a=2 b=2" {
 			t.Errorf("at the compacted revision: %s", strings.ReplaceAll(s, p, ""))
 		}
-		got, err = cli.Get(within(t, 5*time.Second), p, clientv3.WithPrefix(), clientv3.WithRev(last))
+		got, err = cli.Get(within(t, patience), p, clientv3.WithPrefix(), clientv3.WithRev(last))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -331,11 +330,11 @@ func testCompaction(t *testing.T, e *env, p string) {
 	if !resp.Canceled || resp.CompactRevision != at {
 		t.Errorf("a watch from %d, compacted to %d: %v", old, at, resp)
 	}
-	ch := e.cli.Watch(within(t, 10*time.Second), p, clientv3.WithPrefix(), clientv3.WithRev(at))
+	ch := e.cli.Watch(within(t, patience), p, clientv3.WithPrefix(), clientv3.WithRev(at))
 	if got := collect(t, ch, 3); got != fmt.Sprintf("put b=2@%d, put a=3@%d, delete b@%d", at, last, last+1) {
 		t.Errorf("a watch from the compacted revision saw %s", got)
 	}
-	eventually(t, 5*time.Second, func(ctx context.Context) error { return compact(last, false) })
+	eventually(t, patience, func(ctx context.Context) error { return compact(last, false) })
 }
 
 // values writes pairs without the test's prefix.

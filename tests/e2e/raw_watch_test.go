@@ -21,7 +21,7 @@ type rawWatch struct {
 
 func openRaw(t *testing.T, cli *clientv3.Client, opts ...grpc.CallOption) *rawWatch {
 	t.Helper()
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	stream, err := pb.NewWatchClient(cli.ActiveConnection()).Watch(ctx, append(opts, grpc.MaxCallRecvMsgSize(64<<20))...)
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func (w *rawWatch) next() *pb.WatchResponse {
 			w.t.Fatal("the watch stream ended")
 		}
 		return m
-	case <-time.After(15 * time.Second):
+	case <-time.After(patience):
 		w.t.Fatal("no response on the watch stream")
 	}
 	return nil
@@ -111,7 +111,7 @@ func story(events []*mvccpb.Event) []string {
 func collect(t *testing.T, ch clientv3.WatchChan, n int) string {
 	t.Helper()
 	var s []string
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(patience)
 	for len(s) < n {
 		select {
 		case resp, ok := <-ch:

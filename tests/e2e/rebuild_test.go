@@ -40,11 +40,11 @@ func TestRebuild(t *testing.T) {
 	bad := c.Members[2]
 	// Whoever owns the shards when their data is lost must give them away.
 	e.must(t, "shard", "transfer", left, bad.Name)
-	must(t, "stop", bad.Stop(within(t, 30*time.Second)))
+	must(t, "stop", bad.Stop(within(t, patience)))
 	loseKey(t, bad, "b7")
 	loseKey(t, bad, "y7")
 	must(t, "start", bad.Start())
-	must(t, "health", bad.WaitReady(within(t, time.Minute)))
+	must(t, "health", bad.WaitReady(within(t, patience)))
 	eventually(t, time.Minute, func(context.Context) error {
 		for _, s := range e.shards(t) {
 			if names := s.corrupt(); len(names) != 1 || names[0] != bad.Name {
@@ -60,7 +60,7 @@ func TestRebuild(t *testing.T) {
 	for _, key := range []string{"b7", "y7"} {
 		for _, option := range [][]clientv3.OpOption{nil, {clientv3.WithSerializable()}} {
 			// That member may be the last one to hear of the alarm.
-			eventually(t, 30*time.Second, func(ctx context.Context) error {
+			eventually(t, patience, func(ctx context.Context) error {
 				r, err := atBad.Get(ctx, key, option...)
 				if err == nil && len(r.Kvs) != 1 {
 					err = fmt.Errorf("the member whose replica has lost %s answers %v", key, r)
@@ -79,10 +79,10 @@ func TestRebuild(t *testing.T) {
 	if !strings.Contains(out, "is rebuilt on "+bad.Name) {
 		t.Errorf("shard rebuild says %q", out)
 	}
-	if r, err := e.cli.AlarmList(within(t, 10*time.Second)); err != nil || len(r.Alarms) != 1 || r.Alarms[0].Alarm != etcdserverpb.AlarmType_CORRUPT {
+	if r, err := e.cli.AlarmList(within(t, patience)); err != nil || len(r.Alarms) != 1 || r.Alarms[0].Alarm != etcdserverpb.AlarmType_CORRUPT {
 		t.Errorf("alarms with one replica left that differs: %v, %v", r, err)
 	}
-	eventually(t, 30*time.Second, func(context.Context) error {
+	eventually(t, patience, func(context.Context) error {
 		if names := e.find(t, shards[0].ID).corrupt(); len(names) != 0 {
 			return fmt.Errorf("%v are still said to be corrupt", names)
 		}
@@ -102,7 +102,7 @@ func TestRebuild(t *testing.T) {
 	})
 	e.settled(t, 3)
 	for _, key := range []string{"c", "z"} {
-		eventually(t, 30*time.Second, func(ctx context.Context) error {
+		eventually(t, patience, func(ctx context.Context) error {
 			_, err := e.cli.Put(ctx, key, "v") // some member may hear later that the alarm has ended
 			return err
 		})
@@ -110,7 +110,7 @@ func TestRebuild(t *testing.T) {
 	e.sameHashes(t)
 	e.must(t, "shard", "transfer", left, bad.Name)
 	e.must(t, "shard", "transfer", right, bad.Name)
-	if r, err := atBad.Get(within(t, 10*time.Second), "y7"); err != nil || len(r.Kvs) != 1 {
+	if r, err := atBad.Get(within(t, patience), "y7"); err != nil || len(r.Kvs) != 1 {
 		t.Errorf("the rebuilt member answers %v, %v", r, err)
 	}
 	e.refused(t, "nothing is under way", "shard", "cancel", right)
@@ -119,5 +119,5 @@ func TestRebuild(t *testing.T) {
 // sameHashes waits until all members hash alike at one revision, as they do at once where nothing is wrong.
 func (e *env) sameHashes(t *testing.T) {
 	t.Helper()
-	eventually(t, 30*time.Second, e.bankHashes)
+	eventually(t, patience, e.bankHashes)
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
@@ -37,7 +36,7 @@ func done(t *testing.T, what string, do func() error) {
 	select {
 	case err := <-ended:
 		must(t, what, err)
-	case <-within(t, 30*time.Second).Done():
+	case <-within(t, patience).Done():
 		t.Fatalf("%s does not end", what)
 	}
 }
@@ -45,7 +44,7 @@ func done(t *testing.T, what string, do func() error) {
 // testMutex: what is done under a lock is done by one at a time, and a lock ends with its session.
 func testMutex(t *testing.T, e *env, p string) {
 	e.split(t, p+"lock/5", p+"n")
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	const clients, rounds = 4, 4
 	var g errgroup.Group
 	for i := range clients {
@@ -97,7 +96,7 @@ func testMutex(t *testing.T, e *env, p string) {
 // testElection: one leader at a time, told to who watches, in order.
 func testElection(t *testing.T, e *env, p string) {
 	e.split(t, p+"el/5")
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	first, second := concurrency.NewElection(e.session(t, 0), p+"el"), concurrency.NewElection(e.session(t, 1), p+"el")
 	if _, err := first.Leader(ctx); !errors.Is(err, concurrency.ErrElectionNoLeader) {
 		t.Errorf("leader before there is one: %v", err)
@@ -131,7 +130,7 @@ func testElection(t *testing.T, e *env, p string) {
 // testSTM: transfers between accounts in different shards keep the sum, at every level that promises it.
 func testSTM(t *testing.T, e *env, p string) {
 	e.split(t, p+"2", p+"4")
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	const accounts, start = 6, 100
 	for i := range accounts {
 		e.put(t, p+strconv.Itoa(i), strconv.Itoa(start))
@@ -268,7 +267,7 @@ func testBarriers(t *testing.T, e *env, p string) {
 	w := recipe.NewRWMutex(e.session(t, 2), p+"rw")
 	written := make(chan error, 1)
 	go func() { written <- w.Lock() }()
-	eventually(t, 10*time.Second, func(ctx context.Context) error {
+	eventually(t, patience, func(ctx context.Context) error {
 		got, err := e.cli.Get(ctx, p+"rw/write", clientv3.WithPrefix(), clientv3.WithCountOnly())
 		if err == nil && got.Count == 0 {
 			err = errors.New("the writer does not wait")

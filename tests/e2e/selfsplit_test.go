@@ -17,7 +17,7 @@ import (
 // is in use.
 func TestClusterSplitsItself(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 3, Args: []string{"--memtable-bytes=4194304"}})
+	c := startCluster(t, cluster.Options{Members: 3, Args: unhurried("--memtable-bytes=4194304")})
 	e := &env{cluster: c, cli: client(t, c), sharded: true}
 	for i := range steadyKeys {
 		e.put(t, steadyKey(i), "v")

@@ -48,7 +48,7 @@ func startSteady(t *testing.T, cli *clientv3.Client, writers int) *steady {
 	t.Helper()
 	s := &steady{t: t, cli: cli, stop: make(chan struct{})}
 	s.mu.acked = map[int64]string{}
-	first, err := cli.Get(within(t, 10*time.Second), steadyPrefix)
+	first, err := cli.Get(within(t, patience), steadyPrefix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func (s *steady) finish() {
 	if err := errors.Join(s.mu.errs...); err != nil {
 		s.t.Fatalf("%d requests failed: %v", len(s.mu.errs), err)
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	for _, next := range slices.Sorted(maps.Keys(s.mu.acked)) {
 		ev, err := s.event(ctx)

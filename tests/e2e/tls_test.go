@@ -28,10 +28,10 @@ func TestTLS(t *testing.T) {
 	c := startCluster(t, cluster.Options{Members: 3, ClientTLS: certs, PeerTLS: certs})
 	for _, m := range c.Members {
 		cli := client(t, c, m)
-		if _, err := cli.Put(within(t, 10*time.Second), "k", m.Name); err != nil {
+		if _, err := cli.Put(within(t, patience), "k", m.Name); err != nil {
 			t.Errorf("through %s: %v", m.Name, err)
 		}
-		w := cli.Watch(within(t, 10*time.Second), "k", clientv3.WithCreatedNotify())
+		w := cli.Watch(within(t, patience), "k", clientv3.WithCreatedNotify())
 		if resp := <-w; !resp.Created {
 			t.Errorf("watch through %s: %v", m.Name, resp)
 		}
@@ -66,7 +66,7 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tryGet(within(t, 5*time.Second), c.Members[0].ClientURL, own); err != nil {
+	if err := tryGet(within(t, patience), c.Members[0].ClientURL, own); err != nil {
 		t.Errorf("a client with a certificate after those without: %v", err)
 	}
 }

@@ -47,7 +47,7 @@ func TestClientTLSFlags(t *testing.T) {
 		"--client-cert-file=" + good, "--client-key-file=" + strings.TrimSuffix(good, ".crt") + ".key",
 	}})
 	m := c.Members[0]
-	if err := errors.Join(m.Start(), m.WaitReady(within(t, time.Minute))); err != nil {
+	if err := errors.Join(m.Start(), m.WaitReady(within(t, patience))); err != nil {
 		t.Fatal(err)
 	}
 	with := func(name string, change func(*tls.Config)) *tls.Config {
@@ -85,7 +85,7 @@ func TestClientTLSFlags(t *testing.T) {
 	} {
 		limit := 3 * time.Second
 		if tc.served {
-			limit = 20 * time.Second
+			limit = patience
 		}
 		err := tryGet(within(t, limit), m.ClientURL, with(tc.cert, tc.change))
 		if tc.served != (err == nil) {
@@ -154,7 +154,7 @@ func TestPeerTLSFlags(t *testing.T) {
 		}
 	}
 	for _, m := range inside {
-		if err := m.WaitReady(within(t, time.Minute)); err != nil {
+		if err := m.WaitReady(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -179,7 +179,7 @@ func TestPeerTLSFlags(t *testing.T) {
 		if err := outside.Start(); err != nil {
 			t.Fatal(err)
 		}
-		reach(t, time.Minute, "a refusal of "+tc.name, func() (bool, error) { return len(refusals()) > seen, nil })
+		reach(t, patience, "a refusal of "+tc.name, func() (bool, error) { return len(refusals()) > seen, nil })
 		if err := outside.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func TestPeerTLSFlags(t *testing.T) {
 	if err := outside.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := outside.WaitReady(within(t, time.Minute)); err != nil {
+	if err := outside.WaitReady(within(t, patience)); err != nil {
 		t.Fatalf("a member with a good certificate: %v", err)
 	}
 }
@@ -212,13 +212,13 @@ func TestAutoTLS(t *testing.T) {
 		}
 	}
 	for _, m := range c.Members {
-		if err := m.WaitReady(within(t, time.Minute)); err != nil {
+		if err := m.WaitReady(within(t, patience)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	serial := func(m *cluster.Member) (string, error) {
 		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
-		conn, err := dialer.DialContext(within(t, 10*time.Second), "tcp", m.Address)
+		conn, err := dialer.DialContext(within(t, patience), "tcp", m.Address)
 		if err != nil {
 			return "", err
 		}
@@ -230,7 +230,7 @@ func TestAutoTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tryGet(within(t, 20*time.Second), m.ClientURL, &tls.Config{InsecureSkipVerify: true}); err != nil {
+	if err := tryGet(within(t, patience), m.ClientURL, &tls.Config{InsecureSkipVerify: true}); err != nil {
 		t.Fatal(err)
 	}
 	if err := tryGet(within(t, 3*time.Second), "http://"+m.Address, nil); err == nil {
@@ -239,7 +239,7 @@ func TestAutoTLS(t *testing.T) {
 	if err := errors.Join(m.Kill(), m.Start()); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.WaitReady(within(t, time.Minute)); err != nil {
+	if err := m.WaitReady(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 	after, err := serial(m)

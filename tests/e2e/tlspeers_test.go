@@ -28,11 +28,11 @@ func TestPeerAllowedHostname(t *testing.T) {
 		must(t, "start", m.Start())
 	}
 	for _, m := range inside {
-		must(t, "start", m.WaitReady(within(t, time.Minute)))
+		must(t, "start", m.WaitReady(within(t, patience)))
 	}
 	outside.SetArgs("--peer-cert-file="+strange, "--peer-key-file="+strangeKey)
 	must(t, "start", outside.Start())
-	reach(t, time.Minute, "a refusal", func() (bool, error) {
+	reach(t, patience, "a refusal", func() (bool, error) {
 		return strings.Contains(inside[0].Log()+inside[1].Log(), "rejected connection on peer endpoint"), nil
 	})
 	if strings.Contains(outside.Log(), "ready to serve client requests") {
@@ -41,7 +41,7 @@ func TestPeerAllowedHostname(t *testing.T) {
 	must(t, "kill", outside.Kill())
 	outside.SetArgs()
 	must(t, "start", outside.Start())
-	must(t, "a member with a certificate for an allowed name", outside.WaitReady(within(t, time.Minute)))
+	must(t, "a member with a certificate for an allowed name", outside.WaitReady(within(t, patience)))
 }
 
 // TestClientAllowedCommonName: clients are told apart by the common names of their certificates where the configuration file
@@ -72,7 +72,7 @@ client-transport-security:
 	must(t, "configuration", os.WriteFile(config, []byte(text), 0o600))
 	m.SetArgs("--config-file=" + config)
 	must(t, "start", m.Start())
-	must(t, "start", m.WaitReady(within(t, time.Minute)))
+	must(t, "start", m.WaitReady(within(t, patience)))
 	for name, served := range map[string]bool{"alice": true, "bob": false} {
 		own := *certs
 		own.ClientCert, own.ClientKey, err = certs.Client(dir, name)
@@ -81,7 +81,7 @@ client-transport-security:
 		must(t, "certificate", err)
 		limit := 3 * time.Second
 		if served {
-			limit = 20 * time.Second
+			limit = patience
 		}
 		if err := tryGet(within(t, limit), m.ClientURL, conf); served != (err == nil) {
 			t.Errorf("%s: %v", name, err)

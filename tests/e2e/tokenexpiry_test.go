@@ -23,7 +23,7 @@ func TestExpiredTokens(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			c := startCluster(t, o)
 			addUsers(t, client(t, c), &clientv3.UserAddOptions{})
-			ctx := within(t, time.Minute)
+			ctx := within(t, patience)
 			alice := as(t, c, "alice", "alicepw", c.Members[0])
 			_, err := alice.Put(ctx, "a/x", "0")
 			must(t, "put", err)

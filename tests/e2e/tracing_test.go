@@ -6,7 +6,6 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/grpc"
@@ -77,12 +76,12 @@ func TestTracing(t *testing.T) {
 		"--distributed-tracing-instance-id=one",
 	}})
 	for _, m := range c.Members {
-		if _, err := client(t, c, m).Put(within(t, 10*time.Second), "secret-key", "secret-value"); err != nil {
+		if _, err := client(t, c, m).Put(within(t, patience), "secret-key", "secret-value"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, way := range []string{"router.local", "router.forward"} {
-		eventually(t, 15*time.Second, func(context.Context) error {
+		eventually(t, patience, func(context.Context) error {
 			return got.complete("etcdserverpb.KV/Put", way, "shard.latch", "shard.evaluate", "shard.propose", "shard.apply")
 		})
 	}

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -51,7 +50,7 @@ func testTxnCompares(t *testing.T, e *env, p string) {
 		{"empty range: modified 0", ranged(clientv3.Compare(clientv3.ModRevision(p+"s/"), "=", 0)), true},
 		{"empty range: modified > 0", ranged(clientv3.Compare(clientv3.ModRevision(p+"s/"), ">", 0)), false},
 	} {
-		resp := e.commit(t, e.cli.Txn(within(t, 5*time.Second)).If(c.cmp).Then(clientv3.OpGet(k)).Else(clientv3.OpGet(none)))
+		resp := e.commit(t, e.cli.Txn(within(t, patience)).If(c.cmp).Then(clientv3.OpGet(k)).Else(clientv3.OpGet(none)))
 		if resp.Succeeded != c.want {
 			t.Errorf("%s: %v", c.name, resp.Succeeded)
 		}
@@ -60,7 +59,7 @@ func testTxnCompares(t *testing.T, e *env, p string) {
 		}
 	}
 	// All compares must hold.
-	resp := e.commit(t, e.cli.Txn(within(t, 5*time.Second)).If(clientv3.Compare(clientv3.Version(k), "=", 2), clientv3.Compare(clientv3.Version(none), "=", 1)))
+	resp := e.commit(t, e.cli.Txn(within(t, patience)).If(clientv3.Compare(clientv3.Version(k), "=", 2), clientv3.Compare(clientv3.Version(none), "=", 1)))
 	if resp.Succeeded {
 		t.Error("one of two compares holds, the txn succeeded")
 	}
@@ -69,7 +68,7 @@ func testTxnCompares(t *testing.T, e *env, p string) {
 // testTxnEffects: operations run in order, see those before them, and share one revision.
 func testTxnEffects(t *testing.T, e *env, p string) {
 	old := e.put(t, p+"a", "old")
-	resp := e.commit(t, e.cli.Txn(within(t, 5*time.Second)).Then(
+	resp := e.commit(t, e.cli.Txn(within(t, patience)).Then(
 		clientv3.OpGet(p+"a"),
 		clientv3.OpPut(p+"a", "new", clientv3.WithPrevKV()),
 		clientv3.OpGet(p+"a"),
@@ -102,7 +101,7 @@ func testTxnEffects(t *testing.T, e *env, p string) {
 		}
 	}
 	// Deleting and reading what is gone.
-	resp = e.commit(t, e.cli.Txn(within(t, 5*time.Second)).Then(
+	resp = e.commit(t, e.cli.Txn(within(t, patience)).Then(
 		clientv3.OpDelete(p, clientv3.WithPrefix(), clientv3.WithPrevKV()),
 		clientv3.OpGet(p, clientv3.WithPrefix()),
 	))
@@ -114,7 +113,7 @@ func testTxnEffects(t *testing.T, e *env, p string) {
 	}
 	// A branch that fails half way changes nothing.
 	before := e.revision(t)
-	_, err := e.kv().Txn(within(t, 5*time.Second), &pb.TxnRequest{Success: []*pb.RequestOp{
+	_, err := e.kv().Txn(within(t, patience), &pb.TxnRequest{Success: []*pb.RequestOp{
 		opPut(p+"half", "x"),
 		{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(p), Revision: before + 1000}}},
 	}})
@@ -131,7 +130,7 @@ func testTxnNested(t *testing.T, e *env, p string) {
 		[]clientv3.Op{clientv3.OpPut(p+"inner", "then"), clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpPut(p+"deep", "yes")}, nil)},
 		[]clientv3.Op{clientv3.OpPut(p+"inner", "else")},
 	)
-	resp := e.commit(t, e.cli.Txn(within(t, 5*time.Second)).If(clientv3.Compare(clientv3.Version(p+"a"), "=", 1)).
+	resp := e.commit(t, e.cli.Txn(within(t, patience)).If(clientv3.Compare(clientv3.Version(p+"a"), "=", 1)).
 		Then(clientv3.OpPut(p+"outer", "1"), inner, clientv3.OpGet(p, clientv3.WithPrefix())))
 	if !resp.Succeeded || !resp.Responses[1].GetResponseTxn().Succeeded {
 		t.Errorf("got %v", resp)
@@ -145,7 +144,7 @@ func testTxnNested(t *testing.T, e *env, p string) {
 		}
 	}
 	// A nested compare looks at the state before the transaction's own puts.
-	e.commit(t, e.cli.Txn(within(t, 5*time.Second)).Then(
+	e.commit(t, e.cli.Txn(within(t, patience)).Then(
 		clientv3.OpPut(p+"a", "2"),
 		clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.Value(p+"a"), "=", "2")}, []clientv3.Op{clientv3.OpPut(p+"saw", "2")}, []clientv3.Op{clientv3.OpPut(p+"saw", "1")}),
 	))
@@ -154,7 +153,7 @@ func testTxnNested(t *testing.T, e *env, p string) {
 	}
 	// The other branch, nested, without effects: a read.
 	before := e.revision(t)
-	resp = e.commit(t, e.cli.Txn(within(t, 5*time.Second)).Then(
+	resp = e.commit(t, e.cli.Txn(within(t, patience)).Then(
 		clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.Version(p+"a"), "=", 0)}, []clientv3.Op{clientv3.OpPut(p+"never", "")}, []clientv3.Op{clientv3.OpGet(p + "a")}),
 	))
 	if resp.Header.Revision != before || values(resp.Responses[0].GetResponseTxn().Responses[0].GetResponseRange().Kvs) != "a=2" {

@@ -21,7 +21,7 @@ func prefixEnd(p string) []byte { return []byte(clientv3.GetPrefixRangeEnd(p)) }
 // testWatchOrderAndKinds: one key, a range, a prefix and everything from a key on see what is theirs, in order.
 func testWatchOrderAndKinds(t *testing.T, e *env, p string) {
 	e.split(t, p+"b", p+"c")
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	watches := map[string]clientv3.WatchChan{
 		"key":    e.cli.Watch(ctx, p+"b", clientv3.WithCreatedNotify()),
 		"range":  e.cli.Watch(ctx, p+"a", clientv3.WithRange(p+"c"), clientv3.WithCreatedNotify()),
@@ -59,7 +59,7 @@ func testWatchPrevKVAndFilters(t *testing.T, e *env, p string) {
 	r3 := e.put(t, p+"b", "3")
 	r4 := e.del(t, p+"a").Header.Revision
 	r5 := e.put(t, p+"a", "5")
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	for _, c := range []struct {
 		name string
 		opts []clientv3.OpOption
@@ -102,7 +102,7 @@ func testWatchFromThePast(t *testing.T, e *env, p string) {
 		}
 		put(i)
 	}
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	starts := []int{0, 1, before / 2, before - 1}
 	var chans []clientv3.WatchChan
 	for n, s := range starts {
@@ -125,7 +125,7 @@ func testWatchFromThePast(t *testing.T, e *env, p string) {
 func testWatchFutureRevision(t *testing.T, e *env, p string) {
 	e.split(t, p+"b")
 	now := e.revision(t)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	ch := e.cli.Watch(ctx, p, clientv3.WithPrefix(), clientv3.WithRev(now+4), clientv3.WithCreatedNotify())
 	if resp := <-ch; !resp.Created {
 		t.Fatalf("first response %v", resp)
@@ -149,7 +149,7 @@ func testWatchAtomic(t *testing.T, e *env, p string) {
 		for k := range 5 {
 			ops = append(ops, clientv3.OpPut(fmt.Sprintf("%s%d", p, k), fmt.Sprint(i)))
 		}
-		e.commit(t, e.cli.Txn(within(t, 5*time.Second)).Then(ops...))
+		e.commit(t, e.cli.Txn(within(t, patience)).Then(ops...))
 	}
 	past := openRaw(t, e.cli)
 	past.created(&pb.WatchCreateRequest{Key: []byte(p), RangeEnd: prefixEnd(p), StartRevision: start})
@@ -182,8 +182,8 @@ func testWatchFragments(t *testing.T, e *env, p string) {
 	for i := range 14 {
 		ops = append(ops, clientv3.OpPut(fmt.Sprintf("%s%02d", p, i), value))
 	}
-	e.commit(t, e.cli.Txn(within(t, 10*time.Second)).Then(ops...))
-	rev := e.commit(t, e.cli.Txn(within(t, 10*time.Second)).Then(ops...)).Header.Revision
+	e.commit(t, e.cli.Txn(within(t, patience)).Then(ops...))
+	rev := e.commit(t, e.cli.Txn(within(t, patience)).Then(ops...)).Header.Revision
 	for _, fragment := range []bool{true, false} {
 		w := openRaw(t, e.cli)
 		w.created(&pb.WatchCreateRequest{Key: []byte(p), RangeEnd: prefixEnd(p), StartRevision: rev, PrevKv: true, Fragment: fragment})
@@ -210,7 +210,7 @@ func testWatchFragments(t *testing.T, e *env, p string) {
 		}
 	}
 	// The stock client puts fragments together.
-	ch := e.cli.Watch(within(t, 20*time.Second), p, clientv3.WithPrefix(), clientv3.WithRev(rev), clientv3.WithPrevKV(), clientv3.WithFragment())
+	ch := e.cli.Watch(within(t, patience), p, clientv3.WithPrefix(), clientv3.WithRev(rev), clientv3.WithPrevKV(), clientv3.WithFragment())
 	if resp := <-ch; len(resp.Events) != 14 {
 		t.Errorf("the stock client got %d events, %v", len(resp.Events), resp.Err())
 	}
@@ -238,7 +238,7 @@ func testWatchProgress(t *testing.T, e *env, p string) {
 	// On request, again and again, while puts go on: never ahead of what was delivered.
 	r := openRaw(t, e.pinned[2])
 	r.created(&pb.WatchCreateRequest{Key: []byte(p), RangeEnd: prefixEnd(p)})
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, patience)
 	const puts = 60
 	revs := make(chan int64, puts)
 	putErr := make(chan error, 1)
@@ -296,7 +296,7 @@ func testWatchProgress(t *testing.T, e *env, p string) {
 	}
 	// An idle watch: the request resolves to the current revision.
 	last = e.put(t, "elsewhere", "2")
-	eventually(t, 10*time.Second, func(context.Context) error {
+	eventually(t, patience, func(context.Context) error {
 		r.progress()
 		if resp := r.next(); resp.Header.Revision < last {
 			return fmt.Errorf("progress is at %d, the revision is %d", resp.Header.Revision, last)
@@ -334,9 +334,9 @@ func testWatchCancel(t *testing.T, e *env, p string) {
 		t.Errorf("an id in use: %v", resp)
 	}
 	// The stock client: cancelling one watch leaves the others.
-	ctx, cancel := context.WithCancel(within(t, 20*time.Second))
+	ctx, cancel := context.WithCancel(within(t, patience))
 	a := e.cli.Watch(ctx, p+"a", clientv3.WithCreatedNotify())
-	b := e.cli.Watch(within(t, 20*time.Second), p+"a", clientv3.WithCreatedNotify())
+	b := e.cli.Watch(within(t, patience), p+"a", clientv3.WithCreatedNotify())
 	<-a
 	<-b
 	cancel()
@@ -427,7 +427,7 @@ func testWatchRefusals(t *testing.T, e *env, p string) {
 // testWatchThroughAllMembers: watches through different members see the same events in the same order while many clients write and shards are split.
 func testWatchThroughAllMembers(t *testing.T, e *env, p string) {
 	e.split(t, p+"20")
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	start := e.revision(t) + 1
 	var chans []clientv3.WatchChan
 	for _, cli := range e.pinned {
@@ -508,7 +508,7 @@ func testWatchSlowReader(t *testing.T, e *env, p string) {
 // testListThenWatch: a list at R and a watch from R+1 together miss nothing and repeat nothing, as every informer relies on.
 func testListThenWatch(t *testing.T, e *env, p string) {
 	e.split(t, p+"3", p+"6")
-	ctx := within(t, 60*time.Second)
+	ctx := within(t, patience)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
