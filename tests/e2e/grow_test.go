@@ -23,7 +23,7 @@ var grown = flag.Int("members", 3, "members that a cluster grows to")
 // member that stays and see no error.
 func TestGrowAndShrink(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 1, Args: unhurried()})
+	c := startCluster(t, cluster.Options{Members: 1})
 	stays := c.Members[0]
 	e := &env{cluster: &cluster.Cluster{Members: []*cluster.Member{stays}}, cli: client(t, c, stays), sharded: true}
 	for i := range steadyKeys {

@@ -255,7 +255,7 @@ func testLeaseKeepAlive(t *testing.T, e *env, p string) {
 // a lease that ended meanwhile ends.
 func TestLeaseTimeSurvives(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 3, Args: unhurried()})
+	c := startCluster(t, cluster.Options{Members: 3})
 	cli, err := c.Client()
 	if err != nil {
 		t.Fatal(err)

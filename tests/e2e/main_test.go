@@ -77,9 +77,8 @@ func onlyKvd(t *testing.T) {
 // do its processes.
 const patience = 2 * time.Minute
 
-// unhurried are the flags of members that do not wait for the disk: tests of what is answered, not of losses, use them,
-// because a request that a stalled disk holds up for longer than the server allows fails as it should. Nothing here can
-// tell what is written from what is synced: a killed process takes nothing from the page cache.
+// unhurried are the flags of members that do not wait for the disk, for tests of what is answered that kill no member: a
+// request that a stalled disk holds up for longer than the server allows fails as it should, but not for what they test.
 func unhurried(more ...string) []string { return append([]string{"--unsafe-no-fsync"}, more...) }
 
 // within gives a context for one step of a test.

@@ -51,7 +51,7 @@ func (e *env) refused(t *testing.T, text string, args ...string) {
 // TestOperationsUnderLoad: owners are handed over and replicas move, again and again, and clients notice nothing but latency.
 func TestOperationsUnderLoad(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 4, Args: unhurried()})
+	c := startCluster(t, cluster.Options{Members: 4})
 	e := &env{cluster: c, cli: client(t, c), sharded: true}
 	e.must(t, "cluster", "settings", "set", "balance-replicas", "off")
 	for i := range steadyKeys {

@@ -17,7 +17,7 @@ import (
 // TestShardCommands: kvctl shows and splits shards, and refuses what cannot be split.
 func TestShardCommands(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 3, Args: unhurried()})
+	c := startCluster(t, cluster.Options{Members: 3})
 	e := &env{cluster: c, cli: client(t, c), sharded: true}
 	list := func() []map[string]any {
 		t.Helper()
@@ -89,7 +89,7 @@ func TestShardCommands(t *testing.T) {
 // every event once, in order. Afterwards a restart of all members finds everything.
 func TestSplitUnderLoad(t *testing.T) {
 	onlyKvd(t)
-	c := startCluster(t, cluster.Options{Members: 3, Args: unhurried()})
+	c := startCluster(t, cluster.Options{Members: 3})
 	e := &env{cluster: c, cli: client(t, c), sharded: true}
 	const p = "load/"
 	start := e.revision(t) + 1
