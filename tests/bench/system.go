@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"time"
 
@@ -149,14 +148,7 @@ func (s *system) split(ctx context.Context, o *options, keys int) error {
 }
 
 func (s *system) kvctl(ctx context.Context, o *options, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, o.kvctl, append([]string{"--endpoints=" + strings.Join(s.cluster.Endpoints(), ",")}, args...)...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("kvctl %s: %w: %s%s", strings.Join(args, " "), err, out, stderr.String())
-	}
-	return out, nil
+	return s.cluster.Kvctl(ctx, o.kvctl, args...)
 }
 
 // thaw lets a frozen system go on and waits until every member answers a linearizable read and a write again.

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"sync/atomic"
@@ -63,7 +62,7 @@ func run(ctx context.Context, o options) (passed bool, err error) {
 		return false, err
 	}
 	defer c.Close()
-	if _, err := kvctl(ctx, o, c, "cluster", "settings", "set", "split-bytes", fmt.Sprint(o.splitBytes)); err != nil {
+	if _, err := c.Kvctl(ctx, o.kvctl, "cluster", "settings", "set", "split-bytes", fmt.Sprint(o.splitBytes)); err != nil {
 		return false, err
 	}
 	var clients []*clientv3.Client
@@ -193,7 +192,7 @@ type shardInfo struct {
 }
 
 func list(ctx context.Context, o options, c *cluster.Cluster) ([]shardInfo, error) {
-	out, err := kvctl(ctx, o, c, "shard", "list", "-w", "json")
+	out, err := c.Kvctl(ctx, o.kvctl, "--command-timeout=30s", "shard", "list", "-w", "json")
 	if err != nil {
 		return nil, err
 	}
@@ -202,17 +201,6 @@ func list(ctx context.Context, o options, c *cluster.Cluster) ([]shardInfo, erro
 		return nil, fmt.Errorf("reading the list of shards: %w", err)
 	}
 	return shards, nil
-}
-
-func kvctl(ctx context.Context, o options, c *cluster.Cluster, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, o.kvctl, append([]string{"--endpoints=" + strings.Join(c.Endpoints(), ","), "--command-timeout=30s"}, args...)...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("kvctl %s: %w: %s%s", strings.Join(args, " "), err, out, stderr.String())
-	}
-	return out, nil
 }
 
 func largest(shards []shardInfo) int64 {
