@@ -1,8 +1,6 @@
 package logstore
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // A replica that starts reads its log from its newest snapshot on. How much that is, is known here: what was written since.
 

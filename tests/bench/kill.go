@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -85,7 +84,7 @@ func (s *system) own(ctx context.Context, o *options) error {
 	if s.kind != kindKvd {
 		return nil
 	}
-	shards, err := s.list(ctx, o)
+	shards, err := s.cluster.Shards(ctx, o.kvctl)
 	if err != nil {
 		return err
 	}
@@ -95,26 +94,6 @@ func (s *system) own(ctx context.Context, o *options) error {
 		}
 	}
 	return nil
-}
-
-// shardInfo is what kvctl shard list tells of a shard.
-type shardInfo struct {
-	ID    uint64 `json:"id"`
-	Owner *struct {
-		Name string `json:"name"`
-	} `json:"owner"`
-}
-
-func (s *system) list(ctx context.Context, o *options) ([]shardInfo, error) {
-	out, err := s.kvctl(ctx, o, "shard", "list", "-w", "json")
-	if err != nil {
-		return nil, err
-	}
-	var shards []shardInfo
-	if err := json.Unmarshal(out, &shards); err != nil {
-		return nil, fmt.Errorf("reading the list of shards: %w", err)
-	}
-	return shards, nil
 }
 
 // killLeader makes the first member lead, kills it, measures, and starts it again.
@@ -214,7 +193,7 @@ func (s *system) lead(ctx context.Context, o *options, m *cluster.Member) error 
 		if s.kind != kindKvd {
 			return nil
 		}
-		shards, err := s.list(ctx, o)
+		shards, err := s.cluster.Shards(ctx, o.kvctl)
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -133,13 +132,9 @@ func (s *system) split(ctx context.Context, o *options, keys int) error {
 	if s.shards == 0 {
 		return nil
 	}
-	out, err := s.kvctl(ctx, o, "shard", "list", "-w", "json")
+	list, err := s.cluster.Shards(ctx, o.kvctl)
 	if err != nil {
 		return err
-	}
-	var list []json.RawMessage
-	if err := json.Unmarshal(out, &list); err != nil {
-		return fmt.Errorf("reading the list of shards: %w", err)
 	}
 	if len(list) < s.shards {
 		return fmt.Errorf("%d shards, %d were asked for", len(list), s.shards)

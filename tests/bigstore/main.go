@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -88,7 +87,7 @@ func grow(ctx context.Context, o options, c *cluster.Cluster, cli *clientv3.Clie
 	go func() { filled <- fill(ctx, cli, o, &written) }()
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
-	var shards []shardInfo
+	var shards []cluster.Shard
 	var full time.Time
 	whole := false
 	for !whole && (full.IsZero() || time.Since(full) < o.patience) {
@@ -103,7 +102,7 @@ func grow(ctx context.Context, o options, c *cluster.Cluster, cli *clientv3.Clie
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
-		if shards, err = list(ctx, o, c); err != nil {
+		if shards, err = c.Shards(ctx, o.kvctl, "--command-timeout=30s"); err != nil {
 			return false, err
 		}
 		whole = !full.IsZero() && largest(shards) <= o.splitBytes
@@ -186,27 +185,10 @@ func countLarge(ctx context.Context, cli *clientv3.Client, o options) (n int, er
 	}
 }
 
-// shardInfo is what kvctl shard list tells of a shard.
-type shardInfo struct {
-	Size int64 `json:"size_bytes"`
-}
-
-func list(ctx context.Context, o options, c *cluster.Cluster) ([]shardInfo, error) {
-	out, err := c.Kvctl(ctx, o.kvctl, "--command-timeout=30s", "shard", "list", "-w", "json")
-	if err != nil {
-		return nil, err
-	}
-	var shards []shardInfo
-	if err := json.Unmarshal(out, &shards); err != nil {
-		return nil, fmt.Errorf("reading the list of shards: %w", err)
-	}
-	return shards, nil
-}
-
-func largest(shards []shardInfo) int64 {
+func largest(shards []cluster.Shard) int64 {
 	var most int64
 	for _, s := range shards {
-		most = max(most, s.Size)
+		most = max(most, s.SizeBytes)
 	}
 	return most
 }
