@@ -67,7 +67,7 @@ func NewHost(cfg Config) (h *Host, err error) {
 		return nil, err
 	}
 	routeLogs(cfg.Logger.Named("raft"))
-	h.transport = newTransport(&h.cfg, h.runs)
+	h.transport = newTransport(&h.cfg, &h.counters, h.runs)
 	cfg.Mesh.Registrar().RegisterService(&chunkDesc, h.transport)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.shortener = newShortener(h)

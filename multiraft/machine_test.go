@@ -37,7 +37,7 @@ func adapted(f *failing) (*machine, *[]error) {
 	var fatal []error
 	cfg := Config{OnFatal: func(err error) { fatal = append(fatal, err) }}
 	h := &Host{cfg: cfg, log: zap.NewNop()}
-	h.transport = newTransport(&cfg, h.runs)
+	h.transport = newTransport(&cfg, &h.counters, h.runs)
 	h.shortener = newShortener(h)
 	return &machine{sm: f, r: &replica{host: h, shard: 4, id: 2, closed: make(chan struct{})}}, &fatal
 }

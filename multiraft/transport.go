@@ -24,13 +24,20 @@ type transport struct {
 	mesh       *peer.Mesh
 	deployment uint64
 	preVote    bool
+	counters   *counters
 	heartbeat  time.Duration
+	election   time.Duration
 	log        *zap.Logger
 	// running tells whether a replica, or with 0 any replica of a shard, runs here.
 	running func(shard, replica uint64) bool
 
 	messages raftio.MessageHandler
 	chunks   raftio.ChunkHandler
+
+	echoes echoes
+	// repeating runs from Start until stop is closed.
+	repeating sync.WaitGroup
+	stop      chan struct{}
 
 	// gate is held for reading while something is handed to Dragonboat, which takes its parts away once the transport is closed.
 	gate struct {
@@ -52,9 +59,9 @@ var (
 	_ raftio.ITransport       = (*transport)(nil)
 )
 
-func newTransport(cfg *Config, running func(shard, replica uint64) bool) *transport {
-	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, heartbeat: cfg.Heartbeat, log: cfg.Logger,
-		running: running}
+func newTransport(cfg *Config, counters *counters, running func(shard, replica uint64) bool) *transport {
+	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, counters: counters, heartbeat: cfg.Heartbeat, election: cfg.Election,
+		log: cfg.Logger, running: running, echoes: echoes{heartbeat: cfg.Heartbeat, election: cfg.Election}, stop: make(chan struct{})}
 	t.mu.senders = make(map[raftio.NodeInfo]uint64)
 	t.mu.complained = make(map[uint64]bool)
 	return t
@@ -78,15 +85,47 @@ func (t *transport) Name() string { return "kvd-peer-mesh" }
 // Start implements raftio.ITransport.
 func (t *transport) Start() error {
 	t.mesh.Handle(peer.ChannelRaft, t.receive)
+	t.mesh.NotifyDown(func(member uint64, ch peer.Channel) {
+		if ch == peer.ChannelRaft {
+			t.echoes.lose(member)
+		}
+	})
+	t.repeating.Go(t.repeatEchoes)
 	return nil
 }
 
 // Close implements raftio.ITransport. The mesh is not the transport's to close.
 func (t *transport) Close() error {
 	t.gate.Lock()
-	defer t.gate.Unlock()
+	closed := t.gate.closed
 	t.gate.closed = true
+	t.gate.Unlock()
+	if !closed {
+		close(t.stop)
+	}
+	t.repeating.Wait()
 	return nil
+}
+
+// repeatEchoes looks at each heartbeat for members that have fallen silent.
+func (t *transport) repeatEchoes() {
+	tick := time.NewTicker(t.heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.stop:
+			return
+		case <-tick.C:
+			all := t.echoes.due(time.Now())
+			if len(all) == 0 {
+				continue
+			}
+			t.counters.repeated.Add(uint64(len(all)))
+			if err := t.inject(all...); err != nil && !errors.Is(err, ErrStopped) {
+				t.log.Error("heartbeats could not be repeated", zap.Error(err))
+			}
+		}
+	}
 }
 
 func (t *transport) closed() bool {
@@ -106,7 +145,8 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	if err := t.mesh.WaitConnected(ctx, to, peer.ChannelRaft); err != nil {
 		return nil, err
 	}
-	return &connection{t: t, to: to, repeats: repeats{after: repeatHeartbeats * t.heartbeat}}, nil
+	return &connection{t: t, to: to, repeats: repeats{after: repeatHeartbeats * t.heartbeat},
+		beats: beats{heartbeat: t.heartbeat, election: t.election}}, nil
 }
 
 func (t *transport) member(target string) (uint64, error) {
@@ -126,6 +166,7 @@ type connection struct {
 	t       *transport
 	to      uint64
 	repeats repeats
+	beats   beats
 }
 
 // Close implements raftio.IConnection.
@@ -139,7 +180,10 @@ func (c *connection) SendMessageBatch(batch raftpb.MessageBatch) error {
 	}
 	// The receiver knows who we are better than we could say.
 	batch.SourceAddress = ""
-	batch.Requests = c.repeats.drop(batch.Requests, time.Now())
+	now := time.Now()
+	requests := c.repeats.drop(batch.Requests, now)
+	batch.Requests = c.beats.drop(requests, now)
+	c.t.counters.withheld.Add(uint64(len(requests) - len(batch.Requests)))
 	if len(batch.Requests) == 0 {
 		return nil
 	}
@@ -153,6 +197,7 @@ func (t *transport) receive(from uint64, frame []byte) {
 		err = t.checkSenders(from, batch.Requests)
 	}
 	if err == nil && len(batch.Requests) > 0 {
+		t.echoes.hear(from, batch.Requests, time.Now())
 		batch.SourceAddress = address(from)
 		err = t.deliver(batch)
 	}
@@ -205,6 +250,7 @@ func (t *transport) checkSenders(from uint64, all []raftpb.Message) error {
 
 // forget drops what was learned about a shard whose replica here has ended.
 func (t *transport) forget(shard uint64) {
+	t.echoes.forget(shard)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for key := range t.mu.senders {

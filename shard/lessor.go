@@ -153,11 +153,17 @@ func (s *lessor) run() {
 	tick := time.NewTimer(agendaPace)
 	defer tick.Stop()
 	for {
+		// Without leases nothing is ever due, and the timer of a shard that has none is not started again: most
+		// shards never hold one. Only this goroutine adds leases, woken by a decision.
+		due := tick.C
+		if !s.holdsAny() {
+			due = nil
+		}
 		select {
 		case <-s.t.ctx.Done():
 			return
 		case <-s.wake:
-		case <-tick.C:
+		case <-due:
 			s.consult(s.now())
 			tick.Reset(agendaPace)
 		}
@@ -172,6 +178,13 @@ func (s *lessor) run() {
 			}
 		}
 	}
+}
+
+// holdsAny tells whether there is a lease.
+func (s *lessor) holdsAny() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mu.leases) > 0
 }
 
 // load reads the records that the log left.

@@ -32,6 +32,8 @@ var kvdScalars = []scalar{
 	{"kvd_raft_proposals_total", "The proposals that this member appended to raft logs.", counter, func(s *snapshot) float64 { return float64(s.raft.Proposed) }},
 	{"kvd_raft_entries_applied_total", "The raft entries that this process applied.", counter, func(s *snapshot) float64 { return float64(s.raft.Applied) }},
 	{"kvd_raft_read_indexes_total", "The confirmations of leadership that reads asked raft for.", counter, func(s *snapshot) float64 { return float64(s.raft.ReadIndexes) }},
+	{"kvd_raft_messages_withheld_total", "The raft messages of idle groups that needed not be sent.", counter, func(s *snapshot) float64 { return float64(s.raft.Withheld) }},
+	{"kvd_raft_messages_repeated_total", "The heartbeats, and answers to heartbeats, of a member that has fallen silent that were taken to stand a little longer.", counter, func(s *snapshot) float64 { return float64(s.raft.Repeated) }},
 	{"kvd_raft_snapshots_restored_total", "The snapshots that replicas of this member took over.", counter, func(s *snapshot) float64 { return float64(s.raft.Restored) }},
 
 	{"kvd_store_stores", "The stores that are open.", gauge, func(s *snapshot) float64 { return float64(s.stores.Stores) }},
