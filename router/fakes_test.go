@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,11 +56,13 @@ type world struct {
 	index   uint64
 	epoch   uint64
 	writes  int
-	reads   map[string]int
-	keys    map[string][]version
-	shards  map[uint64]*fakeShard
-	version uint64
-	current *placement.Map
+	// resolves counts the questions for resolved revisions.
+	resolves atomic.Int64
+	reads    map[string]int
+	keys     map[string][]version
+	shards   map[uint64]*fakeShard
+	version  uint64
+	current  *placement.Map
 }
 
 type version struct {
@@ -414,6 +417,7 @@ func (r *fakeReplica) Status() *kvdpb.ReplicaStatus {
 
 func (r *fakeReplica) Resolve(ctx context.Context, rev int64) (shard.Resolved, error) {
 	w := r.m.w
+	w.resolves.Add(1)
 	w.mu.Lock()
 	if hold := r.s.hold; hold != nil {
 		w.mu.Unlock()

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/kvd-io/kvd/shard"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // Resolve asks the owners of shards for their resolved revisions, at least rev
@@ -237,83 +234,4 @@ func (s *served) resolve(rev int64, reps []Replica, batch []resolved) {
 		}
 	}
 	s.send(func(b []byte) []byte { return appendResolveReply(b, s.id, batch, false) })
-}
-
-// errNotResolved: no local replica can answer a serializable read.
-var errNotResolved = status.Error(codes.Unavailable, "kvd: no local replica can answer")
-
-// resolvedTable remembers what owners said of shards that have a replica here,
-// so that serializable reads of idle shards are not forever old.
-type resolvedTable struct {
-	mu     sync.RWMutex
-	shards map[uint64]shard.Resolved
-}
-
-func newResolvedTable() *resolvedTable {
-	return &resolvedTable{shards: make(map[uint64]shard.Resolved)}
-}
-
-func (t *resolvedTable) learn(rs []shard.Resolved, live func(shard uint64) bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, r := range rs {
-		if old, ok := t.shards[r.Shard]; !ok || r.Generation > old.Generation || (r.Generation == old.Generation && r.Revision > old.Revision) {
-			t.shards[r.Shard] = r
-		}
-	}
-	for id := range t.shards {
-		if !live(id) {
-			delete(t.shards, id)
-		}
-	}
-}
-
-// at returns the revision at which a view is exact: every write of its span up
-// to it is in the view, and none is missing.
-func (t *resolvedTable) at(id uint64, v View) int64 {
-	rev := v.Revision()
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	span := v.Span()
-	if r, ok := t.shards[id]; ok && r.Generation == v.Generation() && r.Applied <= v.Applied() &&
-		bytes.Equal(r.Span.Start, span.Start) && bytes.Equal(r.Span.End, span.End) {
-		rev = max(rev, r.Revision)
-	}
-	return rev
-}
-
-// refreshResolved keeps the resolved revisions of local replicas fresh.
-func (r *Router) refreshResolved(ctx context.Context) {
-	tick := time.NewTicker(r.cfg.ResolveInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		r.refreshOnce(ctx)
-	}
-}
-
-func (r *Router) refreshOnce(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, max(r.cfg.ResolveInterval, time.Second))
-	defer cancel()
-	m := r.cfg.Placement.Map()
-	var ids []uint64
-	for _, d := range m.Live() {
-		if _, ok := r.cfg.Replicas.Replica(d.Shard); ok {
-			ids = append(ids, d.Shard)
-		}
-	}
-	if len(ids) == 0 {
-		return
-	}
-	g, err := r.cfg.Placement.Current(ctx)
-	if err != nil {
-		return
-	}
-	// What could not be had now is asked again at the next tick.
-	got, _ := r.resolveAll(ctx, g.First, ids)
-	r.stale.learn(got, func(id uint64) bool { return m.ByID(id) != nil })
 }

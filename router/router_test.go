@@ -482,8 +482,48 @@ func TestIdleShardIsRefreshed(t *testing.T) {
 	for range 3 {
 		put(t, w.member(1).router, "a", "v")
 	}
-	w.member(2).router.refreshOnce(context.Background())
+	for tick := range uint64(idleTicks) {
+		w.member(2).router.refreshOnce(context.Background(), tick)
+	}
 	require.Len(t, w.member(2).router.stale.shards, 2)
+}
+
+// TestIdleShardsAreSeldomAskedAbout: shards that nobody reads serializably are asked about at each fifth tick; the first
+// read asks for itself, and then they are asked about at each tick for a while.
+func TestIdleShardsAreSeldomAskedAbout(t *testing.T) {
+	w := newWorld(t, 2, "b", "c", "d", "e", "f", "g", "h", "i", "j") // ten shards
+	gateway := w.member(2)
+	questions := func(f func()) int {
+		before := w.resolves.Load()
+		f()
+		return int(w.resolves.Load() - before)
+	}
+	ticks := func(n uint64) func() {
+		return func() {
+			for tick := range n {
+				gateway.router.refreshOnce(context.Background(), tick)
+			}
+		}
+	}
+	require.Equal(t, 10, questions(ticks(idleTicks)))
+	put(t, w.member(1).router, "a", "v")
+	read := func() {
+		m, err := gateway.router.Range(context.Background(), &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte{0}, Serializable: true})
+		require.NoError(t, err)
+		require.Equal(t, w.rev, m.Header.Revision)
+		require.Len(t, m.Kvs, 1)
+	}
+	require.Equal(t, 10, questions(read), "the first read asks")
+	require.Zero(t, questions(read), "the second does not")
+	require.Equal(t, 10*idleTicks, questions(ticks(idleTicks)))
+	began := gateway.router.stale.began
+	gateway.router.stale.began = began.Add(-wantedFor)
+	require.Equal(t, 10, questions(ticks(idleTicks)), "nobody has read for long")
+
+	// A member that lost the others answers soon from what it knows, and then at once.
+	gateway.setDown(1, true)
+	require.Equal(t, 5, questions(read), "the owners that can be asked")
+	require.Zero(t, questions(read))
 }
 
 func TestAdmin(t *testing.T) {

@@ -16,8 +16,9 @@ import (
 // ever resolved: a member that lost the others right after its first start.
 const emptyRevision = 1
 
-// serializable answers a range from local replicas, asking nobody: the state at
-// the smallest revision that all of them are known to be exact at. Where some
+// serializable answers a range from local replicas: the state at the smallest
+// revision that all of them are known to be exact at. It asks nobody, except when it
+// is the first for long that touches a shard (resolvedTable). Where some
 // shard has no replica here, or where the revision that is known is too old,
 // the error is errNotResolved.
 func (r *Router) serializable(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
@@ -29,6 +30,7 @@ func (r *Router) serializable(ctx context.Context, req *pb.RangeRequest) (*pb.Ra
 	if !ok {
 		return nil, errNotResolved
 	}
+	r.warm(ctx, parts)
 	views := make(patchwork, 0, len(parts))
 	defer func() {
 		for _, v := range views {
