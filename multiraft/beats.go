@@ -31,8 +31,8 @@ import (
 
 // beats withholds heartbeats of idle groups on one connection. It takes the time with each call and has no other clock.
 type beats struct {
-	// heartbeat and election are the intervals of Config.
-	heartbeat, election time.Duration
+	// heartbeat, election and idleAfter are those of Config.
+	heartbeat, election, idleAfter time.Duration
 	// sent holds what each follower was told last.
 	sent map[beatKey]beat
 	// limited are the leaders that were told last that this follower's memory is full.
@@ -49,15 +49,19 @@ type beat struct {
 	since, at time.Time
 }
 
-// drop returns the messages that go out, in the same memory.
-func (b *beats) drop(all []raftpb.Message, now time.Time) []raftpb.Message {
-	return slices.DeleteFunc(all, func(m raftpb.Message) bool {
+// drop returns the messages that go out, in the same memory, and how many of them are heartbeats.
+func (b *beats) drop(all []raftpb.Message, now time.Time) (out []raftpb.Message, heartbeats int) {
+	out = slices.DeleteFunc(all, func(m raftpb.Message) bool {
 		if b.withholds(&m, now) {
 			return true
+		}
+		if m.Type == raftpb.Heartbeat {
+			heartbeats++
 		}
 		b.last = now
 		return false
 	})
+	return out, heartbeats
 }
 
 // withholds tells whether m need not go out, and remembers it otherwise.
@@ -92,7 +96,7 @@ func (b *beats) withholdsBeat(key beatKey, m *raftpb.Message, now time.Time) boo
 	}
 	// Heartbeats come by a ticker, which is now and then early.
 	early := b.heartbeat / 2
-	if m.Hint == 0 && m.HintHigh == 0 && now.Sub(s.since) >= b.election && now.Sub(s.at) < b.election/2-early && now.Sub(b.last) < b.heartbeat-early {
+	if m.Hint == 0 && m.HintHigh == 0 && now.Sub(s.since) >= b.idleAfter && now.Sub(s.at) < b.election/2-early && now.Sub(b.last) < b.heartbeat-early {
 		return true
 	}
 	s.at = now

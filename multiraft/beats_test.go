@@ -19,7 +19,7 @@ func heartbeatOf(shard, term, commit uint64) raftpb.Message {
 
 // TestBeats walks through what is withheld from one follower, with another group that always has something to say.
 func TestBeats(t *testing.T) {
-	b := beats{heartbeat: beatEvery, election: beatExpiry}
+	b := beats{heartbeat: beatEvery, election: beatExpiry, idleAfter: beatExpiry}
 	start := time.Now()
 	entries := raftpb.Message{Type: raftpb.Replicate, ShardID: 1, From: 1, To: 2, Term: 5}
 	hinted := heartbeatOf(1, 5, 10)
@@ -49,22 +49,23 @@ func TestBeats(t *testing.T) {
 	} {
 		sent := 0
 		for at := step.from; at <= step.to; at++ {
-			got := b.drop([]raftpb.Message{{Type: raftpb.ReplicateResp, ShardID: 9, To: 2}, step.m}, start.Add(time.Duration(at)*beatEvery))
+			got, _ := b.drop([]raftpb.Message{{Type: raftpb.ReplicateResp, ShardID: 9, To: 2}, step.m}, start.Add(time.Duration(at)*beatEvery))
 			sent += len(got) - 1
 		}
 		require.Equal(t, step.sent, sent, step.name)
 	}
 	// Where nothing else goes out, each heartbeat does: silence would mean something.
-	b = beats{heartbeat: beatEvery, election: beatExpiry}
+	b = beats{heartbeat: beatEvery, election: beatExpiry, idleAfter: beatExpiry}
 	for i := range 50 {
-		require.Len(t, b.drop([]raftpb.Message{heartbeatOf(1, 5, 10)}, start.Add(time.Duration(i)*beatEvery)), 1)
+		_, heartbeats := b.drop([]raftpb.Message{heartbeatOf(1, 5, 10)}, start.Add(time.Duration(i)*beatEvery))
+		require.Equal(t, 1, heartbeats)
 	}
 }
 
 // TestIdleGroupsSendFewMessages holds what a thousand idle groups send to a bound, by count and not by the clock of a machine.
 func TestIdleGroupsSendFewMessages(t *testing.T) {
 	const groups, seconds = 1000, 20
-	b := beats{heartbeat: beatEvery, election: beatExpiry}
+	b := beats{heartbeat: beatEvery, election: beatExpiry, idleAfter: beatExpiry}
 	now := time.Now()
 	sent := 0
 	for i := range (seconds + 1) * 10 {
@@ -75,8 +76,8 @@ func TestIdleGroupsSendFewMessages(t *testing.T) {
 				all = append(all, raftpb.Message{Type: raftpb.RateLimit, ShardID: shard + 1, From: 1, To: 2})
 			}
 		}
-		if n := len(b.drop(all, now)); i >= 10 {
-			sent += n
+		if got, _ := b.drop(all, now); i >= 10 {
+			sent += len(got)
 		}
 		now = now.Add(beatEvery)
 	}
@@ -115,7 +116,7 @@ func TestEchoes(t *testing.T) {
 func TestStallsOfIdleGroups(t *testing.T) {
 	const stallAt = 5000
 	idleTicks := func(stall, phase, shift int, repeat bool) (most int) {
-		b, e := beats{heartbeat: beatEvery, election: beatExpiry}, echoes{heartbeat: beatEvery, election: beatExpiry}
+		b, e := beats{heartbeat: beatEvery, election: beatExpiry, idleAfter: beatExpiry}, echoes{heartbeat: beatEvery, election: beatExpiry}
 		base := time.Now()
 		ticks := 0 // of the follower of group 2 since a heartbeat
 		begin := stallAt + phase
@@ -123,7 +124,7 @@ func TestStallsOfIdleGroups(t *testing.T) {
 			now := base.Add(time.Duration(ms) * time.Millisecond)
 			var got []raftpb.Message
 			if ms%100 == 0 && (ms < begin || ms > begin+stall) {
-				got = b.drop([]raftpb.Message{heartbeatOf(1, 5, 10), heartbeatOf(2, 5, 10)}, now)
+				got, _ = b.drop([]raftpb.Message{heartbeatOf(1, 5, 10), heartbeatOf(2, 5, 10)}, now)
 				require.NotEmpty(t, got, "a heartbeat without any message")
 				e.hear(1, got, now)
 			}

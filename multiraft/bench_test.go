@@ -128,3 +128,44 @@ func BenchmarkReadIndex(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkIdle measures what groups cost that nobody writes to, all led by one of three members in one process: CPU for each group and heartbeat,
+// of all three members together. An operation is a heartbeat of all groups, so that a busy machine, on which ticks are lost, shows the same.
+func BenchmarkIdle(b *testing.B) {
+	for _, all := range []bool{true, false} {
+		b.Run(fmt.Sprintf("all=%v", all), func(b *testing.B) { benchmarkIdle(b, all) })
+	}
+}
+
+func benchmarkIdle(b *testing.B, all bool) {
+	const groups = 300
+	c := newTestCluster(b, 3, func(cfg *Config) {
+		cfg.Heartbeat, cfg.Election = 100*time.Millisecond, time.Second
+		if all {
+			cfg.idleAfter = time.Hour
+		}
+	})
+	initial := map[uint64]uint64{1: 1, 2: 2, 3: 3}
+	var led sync.WaitGroup
+	for shard := uint64(1); shard <= groups; shard++ {
+		for _, n := range c.nodes {
+			require.NoError(b, n.host.StartReplica(ReplicaConfig{Shard: shard, Replica: n.id, Initial: initial, QuickFirstElection: n.id == 1},
+				func() StateMachine { return &counter{} }))
+		}
+	}
+	for shard := uint64(1); shard <= groups; shard++ {
+		led.Go(func() { c.lead(shard, c.nodes[0], 1) })
+	}
+	led.Wait()
+	time.Sleep(2 * time.Second) // until they count as idle
+	beats := func() int {
+		s := c.nodes[0].host.Stats()
+		return int(s.Withheld+s.Heartbeats) / (2 * groups)
+	}
+	b.ResetTimer()
+	begin, first := cpu(), beats()
+	for beats()-first < b.N {
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.ReportMetric(float64((cpu()-begin).Microseconds())/float64((beats()-first)*groups), "cpu-us/group/heartbeat")
+}

@@ -77,6 +77,8 @@ type Config struct {
 
 	// stepWorkers is how many step workers a new directory gets; 0 means the constant of that name.
 	stepWorkers uint64
+	// idleAfter is after how long without news a group counts as idle; 0 means Election.
+	idleAfter time.Duration
 }
 
 // LeaderEvent tells who leads a shard in the eyes of the local replica.
@@ -125,6 +127,9 @@ func (c *Config) fill() error {
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
+	}
+	if c.idleAfter == 0 {
+		c.idleAfter = c.Election
 	}
 	if c.stepWorkers == 0 {
 		c.stepWorkers = stepWorkers

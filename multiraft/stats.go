@@ -28,9 +28,10 @@ type Stats struct {
 	// ReadIndexesFailed and ReadIndexesRepeated those that failed and those that had
 	// to be asked for again.
 	ReadIndexes, ReadIndexesFailed, ReadIndexesRepeated uint64
-	// Withheld counts the messages of idle groups that were not sent, Repeated those that were delivered here
+	// Heartbeats counts those that were sent, of reads included, Withheld the messages
+	// of idle groups that were not, Repeated those that were delivered here
 	// once more because their sender had fallen silent.
-	Withheld, Repeated uint64
+	Heartbeats, Withheld, Repeated uint64
 	// Restoring counts the replicas that are taking over a snapshot now, Restored
 	// the snapshots that were taken over.
 	Restoring int64
@@ -49,7 +50,7 @@ type counters struct {
 	applied, slowApplies              atomic.Uint64
 	applies                           *histogram.Histogram
 	reads, readsFailed, readsRepeated atomic.Uint64
-	withheld, repeated                atomic.Uint64
+	heartbeats, withheld, repeated    atomic.Uint64
 	restoring                         atomic.Int64
 	restored                          atomic.Uint64
 }
@@ -60,7 +61,7 @@ func (h *Host) Stats() Stats {
 	s := Stats{
 		Failed: c.failed.Load(), Applied: c.applied.Load(), SlowApplies: c.slowApplies.Load(), Applies: c.applies.Snapshot(),
 		ReadIndexes: c.reads.Load(), ReadIndexesFailed: c.readsFailed.Load(), ReadIndexesRepeated: c.readsRepeated.Load(),
-		Withheld: c.withheld.Load(), Repeated: c.repeated.Load(),
+		Heartbeats: c.heartbeats.Load(), Withheld: c.withheld.Load(), Repeated: c.repeated.Load(),
 		Restoring: c.restoring.Load(), Restored: c.restored.Load(),
 	}
 	// Settled is read first so that it never seems to be ahead.

@@ -27,6 +27,7 @@ type transport struct {
 	counters   *counters
 	heartbeat  time.Duration
 	election   time.Duration
+	idleAfter  time.Duration
 	log        *zap.Logger
 	// running tells whether a replica, or with 0 any replica of a shard, runs here.
 	running func(shard, replica uint64) bool
@@ -61,7 +62,7 @@ var (
 
 func newTransport(cfg *Config, counters *counters, running func(shard, replica uint64) bool) *transport {
 	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, counters: counters, heartbeat: cfg.Heartbeat, election: cfg.Election,
-		log: cfg.Logger, running: running, echoes: echoes{heartbeat: cfg.Heartbeat, election: cfg.Election}, stop: make(chan struct{})}
+		idleAfter: cfg.idleAfter, log: cfg.Logger, running: running, echoes: echoes{heartbeat: cfg.Heartbeat, election: cfg.Election}, stop: make(chan struct{})}
 	t.mu.senders = make(map[raftio.NodeInfo]uint64)
 	t.mu.complained = make(map[uint64]bool)
 	return t
@@ -146,7 +147,7 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 		return nil, err
 	}
 	return &connection{t: t, to: to, repeats: repeats{after: repeatHeartbeats * t.heartbeat},
-		beats: beats{heartbeat: t.heartbeat, election: t.election}}, nil
+		beats: beats{heartbeat: t.heartbeat, election: t.election, idleAfter: t.idleAfter}}, nil
 }
 
 func (t *transport) member(target string) (uint64, error) {
@@ -181,9 +182,12 @@ func (c *connection) SendMessageBatch(batch raftpb.MessageBatch) error {
 	// The receiver knows who we are better than we could say.
 	batch.SourceAddress = ""
 	now := time.Now()
-	requests := c.repeats.drop(batch.Requests, now)
-	batch.Requests = c.beats.drop(requests, now)
-	c.t.counters.withheld.Add(uint64(len(requests) - len(batch.Requests)))
+	batch.Requests = c.repeats.drop(batch.Requests, now)
+	before := len(batch.Requests)
+	var heartbeats int
+	batch.Requests, heartbeats = c.beats.drop(batch.Requests, now)
+	c.t.counters.heartbeats.Add(uint64(heartbeats))
+	c.t.counters.withheld.Add(uint64(before - len(batch.Requests)))
 	if len(batch.Requests) == 0 {
 		return nil
 	}

@@ -19,10 +19,10 @@ func boundary(i int) string { return fmt.Sprintf("%s%06d", prefix, i) }
 // writers is how many clients write at once.
 const writers = 16
 
-// touch writes one key in each shard; again where that failed, if starting says that
-// shards may have no owner yet.
-func touch(ctx context.Context, c *cluster.Cluster, shards int, starting bool) error {
-	cli, err := c.Client()
+// touch writes one key in each shard, through the members given or through all; again
+// where that failed, if starting says that shards may have no owner yet.
+func touch(ctx context.Context, c *cluster.Cluster, shards int, starting bool, through ...*cluster.Member) error {
+	cli, err := c.Client(through...)
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,7 @@ func run(ctx context.Context, o options) error {
 	}
 	row("first start until all shards took a write", "s", func(f figures) float64 { return f.start.Seconds() }, "ms", 1000)
 	row("restart of all until all shards took a write", "s", func(f figures) float64 { return f.restart.Seconds() }, "ms", 1000)
+	row("kill -9 of the busiest member until all shards took a write", "s", func(f figures) float64 { return f.loss.Seconds() }, "ms", 1000)
 	row("idle CPU of the busiest member", "cores", func(f figures) float64 { return f.cpu }, "µs/s", 1e6)
 	row("memory of the largest member (RSS)", "MiB", func(f figures) float64 { return f.rss / (1 << 20) }, "KiB", 1024)
 	row("file descriptors of the member with the most", "", func(f figures) float64 { return f.fds }, "descriptors", 1)
@@ -81,6 +82,8 @@ func run(ctx context.Context, o options) error {
 // figures are those of one cluster.
 type figures struct {
 	start, restart     time.Duration
+	loss               time.Duration
+	busiest            int
 	cpu, rss, fds      float64
 	watch, ranged, txn time.Duration
 }
@@ -115,6 +118,9 @@ func measure(ctx context.Context, o options) (f figures, err error) {
 	}
 	if err := idle(bounded, c, o, &f); err != nil {
 		return f, err
+	}
+	if err := lose(bounded, c, o, &f); err != nil {
+		return f, fmt.Errorf("after the loss of a member: %w", err)
 	}
 	if err := c.StopAll(bounded); err != nil {
 		return f, fmt.Errorf("stop: %w", err)
@@ -180,9 +186,39 @@ func idle(ctx context.Context, c *cluster.Cluster, o options, f *figures) error 
 		}
 		cores := (after[i] - before[i]).Seconds() / past.Seconds()
 		fmt.Printf("%d shards: %s uses %.3f cores, %d MiB and %d file descriptors\n", o.shards, m.Name, cores, rss>>20, fds)
-		f.cpu, f.rss, f.fds = max(f.cpu, cores), max(f.rss, float64(rss)), max(f.fds, float64(fds))
+		if cores > f.cpu {
+			f.cpu, f.busiest = cores, i
+		}
+		f.rss, f.fds = max(f.rss, float64(rss)), max(f.fds, float64(fds))
 	}
 	return nil
+}
+
+// lose kills the member that did the most while all were idle, which leads the
+// shards as a rule, and takes the time until all of them, idle until then, took a
+// write. Then the member comes back.
+func lose(ctx context.Context, c *cluster.Cluster, o options, f *figures) error {
+	var others []*cluster.Member
+	for i, m := range c.Members {
+		if i != f.busiest {
+			others = append(others, m)
+		}
+	}
+	if len(others) < 2 {
+		return nil
+	}
+	if err := c.Members[f.busiest].Kill(); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := touch(ctx, c, o.shards, true, others...); err != nil {
+		return err
+	}
+	f.loss = time.Since(began)
+	if err := c.Members[f.busiest].Start(); err != nil {
+		return err
+	}
+	return c.Members[f.busiest].WaitHealthy(ctx)
 }
 
 // profile writes a CPU profile of each member, over ten seconds.
