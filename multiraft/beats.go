@@ -1,14 +1,15 @@
 package multiraft
 
 import (
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/lni/dragonboat/v4/raftpb"
 )
 
-// A leader tells each follower at each heartbeat that it is there, and each follower answers. A member that leads a thousand groups which nobody
-// writes to did little else: twenty thousand messages a second out and as many in. So a follower of an idle group gets a heartbeat only
+// A leader tells each follower at each heartbeat that it is there, and each follower answers: for a member that leads a thousand groups that nobody
+// writes to twenty thousand messages a second out and as many in. So a follower of an idle group gets a heartbeat only
 // twice in an election timeout. It is beats that withholds the others, and echoes that makes good for it on the other side.
 //
 //   - Safety: none rests on heartbeats. Any network may lose, delay and repeat them; beats loses some, echoes repeats some. The confirmation
@@ -37,9 +38,12 @@ type beats struct {
 	sent map[beatKey]beat
 	// limited are the leaders that were told last that this follower's memory is full.
 	limited map[beatKey]bool
-	// last is when anything was sent.
-	last time.Time
+	// last is when anything was sent, swept when sent was last rid of groups that are gone.
+	last, swept time.Time
 }
+
+// sweepElections is how often that is, in election timeouts.
+const sweepElections = 60
 
 type beatKey struct{ shard, to uint64 }
 
@@ -51,6 +55,10 @@ type beat struct {
 
 // drop returns the messages that go out, in the same memory, and how many of them are heartbeats.
 func (b *beats) drop(all []raftpb.Message, now time.Time) (out []raftpb.Message, heartbeats int) {
+	if now.Sub(b.swept) >= sweepElections*b.election {
+		b.swept = now
+		maps.DeleteFunc(b.sent, func(_ beatKey, s beat) bool { return now.Sub(s.at) >= b.election })
+	}
 	out = slices.DeleteFunc(all, func(m raftpb.Message) bool {
 		if b.withholds(&m, now) {
 			return true
@@ -69,7 +77,8 @@ func (b *beats) withholds(m *raftpb.Message, now time.Time) bool {
 	key := beatKey{m.ShardID, m.To}
 	switch m.Type {
 	case raftpb.Heartbeat:
-		return b.withholdsBeat(key, m, now)
+		// One with a hint confirms a read. It goes out, and is not counted on: echoes keeps no such.
+		return m.Hint == 0 && m.HintHigh == 0 && b.withholdsBeat(key, m, now)
 	case raftpb.Replicate:
 		delete(b.sent, key)
 	case raftpb.RateLimit:
@@ -77,10 +86,14 @@ func (b *beats) withholds(m *raftpb.Message, now time.Time) bool {
 		if m.Hint == 0 && !b.limited[key] {
 			return true
 		}
+		if m.Hint == 0 {
+			delete(b.limited, key)
+			return false
+		}
 		if b.limited == nil {
 			b.limited = make(map[beatKey]bool)
 		}
-		b.limited[key] = m.Hint > 0
+		b.limited[key] = true
 	}
 	return false
 }
@@ -96,7 +109,7 @@ func (b *beats) withholdsBeat(key beatKey, m *raftpb.Message, now time.Time) boo
 	}
 	// Heartbeats come by a ticker, which is now and then early.
 	early := b.heartbeat / 2
-	if m.Hint == 0 && m.HintHigh == 0 && now.Sub(s.since) >= b.idleAfter && now.Sub(s.at) < b.election/2-early && now.Sub(b.last) < b.heartbeat-early {
+	if now.Sub(s.since) >= b.idleAfter && now.Sub(s.at) < b.election/2-early && now.Sub(b.last) < b.heartbeat-early {
 		return true
 	}
 	s.at = now

@@ -36,8 +36,7 @@ func TestBeats(t *testing.T) {
 		{"at first all go out", 0, 9, heartbeatOf(1, 5, 10), 10},
 		{"then each fifth", 10, 29, heartbeatOf(1, 5, 10), 4},
 		{"all reads do", 30, 33, hinted, 4},
-		{"and count as heartbeats", 34, 37, heartbeatOf(1, 5, 10), 0},
-		{"which go on", 38, 38, heartbeatOf(1, 5, 10), 1},
+		{"and change nothing", 34, 38, heartbeatOf(1, 5, 10), 1},
 		{"another commit index", 39, 48, heartbeatOf(1, 5, 11), 10},
 		{"is old soon", 49, 58, heartbeatOf(1, 5, 11), 2},
 		{"entries", 59, 59, entries, 1},
@@ -83,18 +82,28 @@ func TestIdleGroupsSendFewMessages(t *testing.T) {
 	}
 	require.LessOrEqual(t, sent, groups*seconds*21/10, "messages in %d seconds to one follower of each of %d groups", seconds, groups)
 	require.Len(t, b.sent, groups)
+	// What is remembered of groups that are gone goes, too.
+	for range sweepElections + 1 {
+		now = now.Add(beatExpiry)
+		b.drop([]raftpb.Message{heartbeatOf(1, 5, 10)}, now)
+	}
+	require.Len(t, b.sent, 1)
 }
 
 // TestEchoes walks through what a member's silence means.
 func TestEchoes(t *testing.T) {
 	start := time.Now()
 	at := func(tenths int) time.Time { return start.Add(time.Duration(tenths) * beatEvery) }
-	e := echoes{heartbeat: beatEvery, election: beatExpiry}
+	e := echoes{heartbeat: beatEvery, election: beatExpiry, runs: func(shard uint64) bool { return shard < 100 }}
+	hinted := heartbeatOf(9, 4, 10)
+	hinted.Hint = 1
 	answer := raftpb.Message{Type: raftpb.HeartbeatResp, ShardID: 2, From: 7, To: 8, Term: 3}
-	e.hear(5, []raftpb.Message{heartbeatOf(1, 4, 10), answer, {Type: raftpb.ReplicateResp, ShardID: 3, From: 1, To: 2, Term: 3}}, at(0))
+	e.hear(5, []raftpb.Message{heartbeatOf(1, 4, 10), answer, hinted, heartbeatOf(100, 4, 10),
+		{Type: raftpb.ReplicateResp, ShardID: 3, From: 1, To: 2, Term: 3}}, at(0))
 	e.hear(6, []raftpb.Message{heartbeatOf(4, 5, 10)}, at(1))
 	require.Empty(t, e.due(at(1)))
-	require.ElementsMatch(t, []raftpb.Message{heartbeatOf(1, 4, 0), answer}, e.due(at(2)), "both, without a commit index")
+	require.ElementsMatch(t, []raftpb.Message{heartbeatOf(1, 4, 0), answer}, e.due(at(2)),
+		"both, without a commit index; nothing else, and of no shard that does not run here")
 	require.Equal(t, []raftpb.Message{heartbeatOf(4, 5, 0)}, e.due(at(3)), "the other member's")
 	require.Empty(t, e.due(at(4)), "once in a silence")
 	e.hear(5, []raftpb.Message{heartbeatOf(1, 4, 11)}, at(9))
@@ -116,7 +125,7 @@ func TestEchoes(t *testing.T) {
 func TestStallsOfIdleGroups(t *testing.T) {
 	const stallAt = 5000
 	idleTicks := func(stall, phase, shift int, repeat bool) (most int) {
-		b, e := beats{heartbeat: beatEvery, election: beatExpiry, idleAfter: beatExpiry}, echoes{heartbeat: beatEvery, election: beatExpiry}
+		b, e := beats{heartbeat: beatEvery, election: beatExpiry, idleAfter: beatExpiry}, echoes{heartbeat: beatEvery, election: beatExpiry, runs: func(uint64) bool { return true }}
 		base := time.Now()
 		ticks := 0 // of the follower of group 2 since a heartbeat
 		begin := stallAt + phase

@@ -138,7 +138,7 @@ func BenchmarkIdle(b *testing.B) {
 }
 
 func benchmarkIdle(b *testing.B, all bool) {
-	const groups = 300
+	const groups = 150
 	c := newTestCluster(b, 3, func(cfg *Config) {
 		cfg.Heartbeat, cfg.Election = 100*time.Millisecond, time.Second
 		if all {
@@ -159,8 +159,8 @@ func benchmarkIdle(b *testing.B, all bool) {
 	led.Wait()
 	time.Sleep(2 * time.Second) // until they count as idle
 	beats := func() int {
-		s := c.nodes[0].host.Stats()
-		return int(s.Withheld+s.Heartbeats) / (2 * groups)
+		k := &c.nodes[0].host.counters
+		return int(k.withheld.Load()+k.heartbeats.Load()) / (2 * groups)
 	}
 	b.ResetTimer()
 	begin, first := cpu(), beats()

@@ -15,6 +15,8 @@ const silenceBeats = 2
 // takes the time with each call and has no other clock. It is safe for concurrent use.
 type echoes struct {
 	heartbeat, election time.Duration
+	// runs tells whether a replica of a shard runs here: nothing is kept of others, whatever a member sends.
+	runs func(shard uint64) bool
 
 	mu struct {
 		sync.Mutex
@@ -52,7 +54,10 @@ func (e *echoes) hear(member uint64, all []raftpb.Message, now time.Time) {
 	m.heard, m.repeated = now, false
 	for i := range all {
 		r := &all[i]
-		if r.Type == raftpb.Heartbeat || r.Type == raftpb.HeartbeatResp {
+		if (r.Type != raftpb.Heartbeat && r.Type != raftpb.HeartbeatResp) || r.Hint != 0 || r.HintHigh != 0 {
+			continue
+		}
+		if _, known := m.last[r.ShardID]; known || e.runs(r.ShardID) {
 			m.last[r.ShardID] = lastBeat{at: now, kind: r.Type, to: r.To, from: r.From, term: r.Term}
 		}
 	}

@@ -62,7 +62,9 @@ var (
 
 func newTransport(cfg *Config, counters *counters, running func(shard, replica uint64) bool) *transport {
 	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, counters: counters, heartbeat: cfg.Heartbeat, election: cfg.Election,
-		idleAfter: cfg.idleAfter, log: cfg.Logger, running: running, echoes: echoes{heartbeat: cfg.Heartbeat, election: cfg.Election}, stop: make(chan struct{})}
+		idleAfter: cfg.idleAfter, log: cfg.Logger, running: running, stop: make(chan struct{})}
+	t.echoes.heartbeat, t.echoes.election = cfg.Heartbeat, cfg.Election
+	t.echoes.runs = func(shard uint64) bool { return running(shard, 0) }
 	t.mu.senders = make(map[raftio.NodeInfo]uint64)
 	t.mu.complained = make(map[uint64]bool)
 	return t
