@@ -18,6 +18,8 @@ type observed struct {
 	started, removed bool
 	// other: another replica of the shard is still running here.
 	other bool
+	// busy: a step of the shard is under way, and nothing else is known.
+	busy bool
 
 	// Of a running replica:
 
@@ -110,6 +112,29 @@ func decide(v view) []action {
 	return actions
 }
 
+// related returns the descriptors that the steps of a shard depend on: its own, its
+// parent's, and its children's.
+func related(all []*kvdpb.Descriptor, shard uint64) []*kvdpb.Descriptor {
+	var parent uint64
+	var some []*kvdpb.Descriptor
+	for _, d := range all {
+		switch {
+		case d.Shard == shard:
+			parent = d.Parent
+			some = append(some, d)
+		case d.Parent == shard:
+			some = append(some, d)
+		}
+	}
+	if parent == 0 {
+		return some
+	}
+	if i := slices.IndexFunc(all, func(d *kvdpb.Descriptor) bool { return d.Shard == parent }); i >= 0 {
+		some = append(some, all[i])
+	}
+	return some
+}
+
 // replicaOf returns the member's replica in the shard.
 func replicaOf(d *kvdpb.Descriptor, member uint64) (uint64, bool) {
 	for _, r := range d.Replicas {
@@ -141,7 +166,7 @@ func decideReplica(v view, d *kvdpb.Descriptor, replica uint64) (action, bool) {
 	joined := !began(d, replica)
 	confirmed := d.Parent == 0 || joined || slices.Contains(d.Seeded, v.member)
 	switch {
-	case o.removed || o.other:
+	case o.removed || o.other || o.busy:
 		return action{}, false
 	case o.running:
 		return action{kind: confirm, shard: d.Shard, replica: replica}, !confirmed

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -75,6 +76,10 @@ func TestDecide(t *testing.T) {
 			shards: []*kvdpb.Descriptor{descriptor(2, 0, live)},
 			local:  map[uint64]observed{2: {hasLog: true}},
 			want:   []action{{kind: lost, shard: 2, replica: 2}},
+		}, {
+			name:   "nothing begins beside a step",
+			shards: []*kvdpb.Descriptor{descriptor(2, 0, live)},
+			local:  map[uint64]observed{2: {busy: true}},
 		}, {
 			name:   "a removed replica stays away",
 			shards: []*kvdpb.Descriptor{descriptor(2, 0, live)},
@@ -151,7 +156,32 @@ func TestDecide(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			require.Equal(t, c.want, decide(view{member: 20, shards: c.shards, local: c.local}))
+			actions := decide(view{member: 20, shards: c.shards, local: c.local})
+			require.Equal(t, c.want, actions)
+			// The second look, at one shard, decides the same for it.
+			for _, d := range append(c.shards, descriptor(9, 8, live)) {
+				of := func(all []action) []action {
+					return slices.DeleteFunc(slices.Clone(all), func(a action) bool { return a.shard != d.Shard })
+				}
+				some := decide(view{member: 20, shards: related(c.shards, d.Shard), local: c.local})
+				require.ElementsMatch(t, of(actions), of(some))
+			}
 		})
 	}
+}
+
+func TestRelated(t *testing.T) {
+	// 2 is split into 3 and 4, 3 into 5.
+	all := []*kvdpb.Descriptor{descriptor(2, 0, live), descriptor(3, 2, live), descriptor(4, 2, live), descriptor(5, 3, live), descriptor(6, 0, live)}
+	ids := func(shard uint64) (ids []uint64) {
+		for _, d := range related(all, shard) {
+			ids = append(ids, d.Shard)
+		}
+		return ids
+	}
+	require.ElementsMatch(t, []uint64{2, 3, 4}, ids(2))
+	require.ElementsMatch(t, []uint64{3, 5, 2}, ids(3))
+	require.ElementsMatch(t, []uint64{5, 3}, ids(5))
+	require.Equal(t, []uint64{6}, ids(6))
+	require.Empty(t, ids(7))
 }

@@ -271,7 +271,7 @@ func (m *Manager) run() {
 
 // step begins the next step of each shard that has one.
 func (m *Manager) step() {
-	v, err := m.look()
+	v, err := m.look(0)
 	if err != nil {
 		m.log.Error("cannot look at the replicas' directories", zap.Error(err))
 		return
@@ -283,32 +283,45 @@ func (m *Manager) step() {
 	m.mergeAll()
 }
 
-// look gathers what decide needs.
-func (m *Manager) look() (view, error) {
+// look gathers what decide needs for the steps of one shard, or of all with 0; then
+// shards that a step is under way for are left out, since they get none meanwhile.
+func (m *Manager) look(only uint64) (view, error) {
 	v := view{member: m.cfg.Member, shards: m.cfg.Placement.Shards(), local: map[uint64]observed{}}
 	if len(v.shards) == 0 {
 		return v, nil // nothing of placement is known yet
 	}
 	running := *m.replicas.Load()
-	for id, l := range running {
-		v.here = append(v.here, place{id, l.replica})
-	}
 	m.mu.Lock()
+	busy := maps.Clone(m.mu.busy)
 	for p := range m.mu.found {
-		if l := running[p.shard]; l == nil || l.replica != p.replica {
+		if l := running[p.shard]; (only == 0 || p.shard == only) && (l == nil || l.replica != p.replica) {
 			v.here = append(v.here, p)
 		}
 	}
 	m.mu.Unlock()
+	for id, l := range running {
+		if only == 0 || id == only {
+			v.here = append(v.here, place{id, l.replica})
+		}
+	}
+	if only != 0 {
+		v.shards = related(v.shards, only)
+	}
 	for _, d := range v.shards {
 		replica, mine := replicaOf(d, m.cfg.Member)
 		if !mine {
 			continue
 		}
-		if l := running[d.Shard]; l != nil && l.replica != replica {
+		l := running[d.Shard]
+		if l == nil && only == 0 && busy[d.Shard] {
+			v.local[d.Shard] = observed{busy: true}
+			continue
+		}
+		if l != nil && l.replica != replica {
 			v.local[d.Shard] = observed{other: true}
 			continue
-		} else if l != nil {
+		}
+		if l != nil {
 			_, epoch := l.Owner()
 			o := observed{running: true, hasSeed: true, hasLog: true, started: true, pending: l.Pending().GetShard(), serving: l.Serving(), epoch: epoch}
 			m.mu.Lock()
@@ -393,7 +406,7 @@ func (m *Manager) free(id uint64) {
 // come and gone. Aborting a split on the word of an old look would take the child
 // away from a split that was logged meanwhile.
 func (m *Manager) wanted(a action) bool {
-	v, err := m.look()
+	v, err := m.look(a.shard)
 	return err == nil && slices.Contains(decide(v), a)
 }
 

@@ -178,7 +178,9 @@ func (w *world) settle() {
 			}
 			for _, a := range decide(w.look(id)) {
 				// As in Manager: the step before may have changed what is to be done.
-				if w.machines[id].up && slices.Contains(decide(w.look(id)), a) {
+				again := w.look(id)
+				again.shards = related(again.shards, a.shard)
+				if w.machines[id].up && slices.Contains(decide(again), a) {
 					w.perform(id, a)
 					acted = true
 				}
