@@ -162,7 +162,17 @@ func (c *Config) fill() error {
 }
 
 // electionTicks is the election timeout in heartbeats.
-func (c *Config) electionTicks() uint64 { return uint64(c.Election / c.Heartbeat) }
+func (c *Config) electionTicks() uint64 { return uint64(c.Election / c.tick()) }
+
+// tick is the step of raft's clock, at which leaders send heartbeats and election timers count: the heartbeat interval, or twice as much where
+// that leaves five ticks in an election timeout, enough for replicas to draw different ones. Each tick takes each group once through its queues,
+// and that is most of what a group costs that nobody uses.
+func (c *Config) tick() time.Duration {
+	if c.Election >= 10*c.Heartbeat {
+		return 2 * c.Heartbeat
+	}
+	return c.Heartbeat
+}
 
 // replicaConfig is Dragonboat's configuration of one replica.
 func (c *Config) replicaConfig(shard, replica uint64, nonVoting bool) config.Config {

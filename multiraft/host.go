@@ -125,7 +125,7 @@ func (h *Host) nodeHostConfig() config.NodeHostConfig {
 	return config.NodeHostConfig{
 		DeploymentID:        h.cfg.DeploymentID,
 		NodeHostDir:         filepath.Join(h.cfg.Dir, hostElement),
-		RTTMillisecond:      uint64(h.cfg.Heartbeat / time.Millisecond),
+		RTTMillisecond:      uint64(h.cfg.tick() / time.Millisecond),
 		RaftAddress:         address(h.cfg.MemberID),
 		MaxSendQueueSize:    maxQueueBytes,
 		MaxReceiveQueueSize: maxQueueBytes,

@@ -130,10 +130,10 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, defaultTimeout)
 }
 
-// timeout is what Dragonboat gets for a context: it counts whole heartbeats, refuses none, and may be later than the context, not earlier.
+// timeout is what Dragonboat gets for a context: it counts whole ticks, refuses none, and may be later than the context, not earlier.
 func (h *Host) timeout(ctx context.Context) time.Duration {
 	deadline, _ := ctx.Deadline()
-	return max(time.Until(deadline), 0) + 3*h.cfg.Heartbeat
+	return max(time.Until(deadline), 0) + 3*h.cfg.tick()
 }
 
 func ctxError(ctx context.Context) error {

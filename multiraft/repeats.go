@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	// repeatHeartbeats is how many heartbeats a follower has to answer a large message before the same entries are sent again.
+	// repeatHeartbeats is how many heartbeat intervals a follower has to answer a large message before the same entries are sent again.
 	repeatHeartbeats = 5
 	// repeatSize is the size of entries, in bytes, from which on a message counts as large.
 	repeatSize = 16 << 10

@@ -25,10 +25,12 @@ type transport struct {
 	deployment uint64
 	preVote    bool
 	counters   *counters
-	heartbeat  time.Duration
-	election   time.Duration
-	idleAfter  time.Duration
-	log        *zap.Logger
+	// heartbeat is how often leaders send heartbeats: raft's tick.
+	heartbeat   time.Duration
+	repeatAfter time.Duration
+	election    time.Duration
+	idleAfter   time.Duration
+	log         *zap.Logger
 	// running tells whether a replica, or with 0 any replica of a shard, runs here.
 	running func(shard, replica uint64) bool
 
@@ -61,9 +63,10 @@ var (
 )
 
 func newTransport(cfg *Config, counters *counters, running func(shard, replica uint64) bool) *transport {
-	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, counters: counters, heartbeat: cfg.Heartbeat, election: cfg.Election,
-		idleAfter: cfg.idleAfter, log: cfg.Logger, running: running, stop: make(chan struct{})}
-	t.echoes.heartbeat, t.echoes.election = cfg.Heartbeat, cfg.Election
+	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, counters: counters, heartbeat: cfg.tick(), election: cfg.Election,
+		repeatAfter: repeatHeartbeats * cfg.Heartbeat,
+		idleAfter:   cfg.idleAfter, log: cfg.Logger, running: running, stop: make(chan struct{})}
+	t.echoes.heartbeat, t.echoes.election = cfg.tick(), cfg.Election
 	t.echoes.runs = func(shard uint64) bool { return running(shard, 0) }
 	t.mu.senders = make(map[raftio.NodeInfo]uint64)
 	t.mu.complained = make(map[uint64]bool)
@@ -148,7 +151,7 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	if err := t.mesh.WaitConnected(ctx, to, peer.ChannelRaft); err != nil {
 		return nil, err
 	}
-	return &connection{t: t, to: to, repeats: repeats{after: repeatHeartbeats * t.heartbeat},
+	return &connection{t: t, to: to, repeats: repeats{after: t.repeatAfter},
 		beats: beats{heartbeat: t.heartbeat, election: t.election, idleAfter: t.idleAfter}}, nil
 }
 
