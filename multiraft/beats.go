@@ -9,8 +9,8 @@ import (
 )
 
 // A leader tells each follower at each heartbeat that it is there, and each follower answers: for a member that leads a thousand groups that nobody
-// writes to twenty thousand messages a second out and as many in. So a follower of an idle group gets a heartbeat only
-// twice in an election timeout. It is beats that withholds the others, and echoes that makes good for it on the other side.
+// writes to ten thousand messages a second out and as many in. So a follower of an idle group gets a heartbeat only
+// two or three times in an election timeout. It is beats that withholds the others, and echoes that makes good for it on the other side.
 //
 //   - Safety: none rests on heartbeats. Any network may lose, delay and repeat them; beats loses some, echoes repeats some. The confirmation
 //     of a read (a heartbeat with a hint) is never withheld, and read leases are made of nothing else.

@@ -18,7 +18,7 @@
 //   - A state machine's error ends the process, after Config.OnFatal was called: its replica must not go on, and Dragonboat stops the process anyway.
 //   - At most one replica of a shard exists here at any time, until its state machine is closed.
 //
-// Idle groups: a follower that has nothing new to learn is sent two heartbeats in an election timeout instead of ten, and members that fall silent are
+// Idle groups: a follower that has nothing new to learn is sent two or three heartbeats in an election timeout instead of five, and members that fall silent are
 // given the time back that this takes from them. The argument is at type beats, what else an idle group costs in docs/decisions/2026-11-27-idle-shards.md.
 //
 // What it must never do: retry a proposal, interpret commands, be called from inside a state machine.

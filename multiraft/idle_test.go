@@ -2,6 +2,7 @@ package multiraft
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -30,5 +31,22 @@ func TestIdleGroupsNoticeALostLeader(t *testing.T) {
 	}
 	for shard := uint64(1); shard <= groups; shard++ {
 		c.converged(shard, []string{"after"}, c.nodes...)
+	}
+}
+
+func TestTick(t *testing.T) {
+	for _, c := range []struct {
+		heartbeat, election, tick time.Duration
+		ticks                     uint64
+	}{
+		{100 * time.Millisecond, time.Second, 200 * time.Millisecond, 5},
+		{100 * time.Millisecond, 1500 * time.Millisecond, 200 * time.Millisecond, 7},
+		{100 * time.Millisecond, 900 * time.Millisecond, 100 * time.Millisecond, 9},
+		{100 * time.Millisecond, 500 * time.Millisecond, 100 * time.Millisecond, 5},
+		{10 * time.Millisecond, 50 * time.Second, 20 * time.Millisecond, 2500},
+	} {
+		cfg := Config{Heartbeat: c.heartbeat, Election: c.election}
+		require.Equal(t, c.tick, cfg.tick())
+		require.Equal(t, c.ticks, cfg.electionTicks())
 	}
 }
