@@ -18,22 +18,27 @@ const (
 	// quietPatience bounds what comes after the owner has stopped serving.
 	quietPatience = time.Second
 	settlePace    = 2 * time.Millisecond
+	// leaseSlack is how much longer leases may live by a merge. What is left of all of
+	// them is logged while the shard is served still; what was logged within this time is
+	// not logged again after.
+	leaseSlack = 3 * time.Second
 )
 
 // ErrFreezeAborted wraps the reason why a freeze was given up before it was
-// proposed: the shard is served as before.
+// proposed: the shard is served as before, in a later epoch if it had been stopped.
 var ErrFreezeAborted = errors.New("freeze was given up before it was proposed")
 
 // Freeze makes the shard, on its owner, ready to be absorbed by its left neighbour.
 // right is its descriptor as the merge was decided on.
 //
-//  1. The whole span is latched for writing: whatever was using it ends first.
+//  1. What is left of each lease is checkpointed, which takes its time where there
+//     are many.
+//  2. The whole span is latched for writing: whatever was using it ends first.
 //     Transactions over several shards that are anchored here are settled.
-//  2. The tenure stops serving. From here on it never serves again, whatever comes
+//  3. The tenure stops serving. From here on it never serves again, whatever comes
 //     of the freeze.
-//  3. What is left in the pipeline and with the leases goes into the log. What is
-//     left of each lease is checkpointed.
-//  4. Freeze is proposed, again if need be: in one epoch it applies once.
+//  4. What is left in the pipeline and with the leases goes into the log.
+//  5. Freeze is proposed, again if need be: in one epoch it applies once.
 //
 // After an error that does not wrap ErrFreezeAborted the freeze may have applied or
 // may apply yet; then a later epoch finds the shard frozen, or serves all of it.
@@ -49,6 +54,9 @@ func (r *Replica) Freeze(ctx context.Context, attempt, left uint64, right *kvdpb
 		return abort(&RejectedError{Rejection: MergePending})
 	}
 	c := &kvdpb.ShardFreeze{Epoch: t.epoch, Attempt: attempt, Left: left, Start: right.GetStart(), End: right.GetEnd()}
+	if err := t.lessor.note(ctx, leaseSlack); err != nil {
+		return abort(err)
+	}
 	patient, cancel := context.WithTimeout(ctx, r.cfg.waits.freeze)
 	defer cancel()
 	guard, err := t.latchSpan(patient, t.served.Load().Clone())
@@ -66,7 +74,7 @@ func (r *Replica) Freeze(ctx context.Context, attempt, left uint64, right *kvdpb
 	}
 	if err := t.quiet(ctx); err != nil {
 		t.end()
-		return fmt.Errorf("freeze shard %d: %w", r.cfg.Shard, err)
+		return abort(err)
 	}
 	return r.proposeFrozen(ctx, t, "freeze", &kvdpb.ShardCommand{Command: &kvdpb.ShardCommand_Freeze{Freeze: c}},
 		func() bool { return r.Merge().Frozen == attempt })
@@ -124,7 +132,7 @@ func (x *parts) settled(ctx context.Context) error {
 func (t *tenure) quiet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, t.r.cfg.waits.quiet)
 	defer cancel()
-	if err := t.lessor.drain(ctx); err != nil {
+	if err := t.lessor.drain(ctx, leaseSlack); err != nil {
 		return err
 	}
 	for !t.pipeline.idle() {

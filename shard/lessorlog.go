@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -64,9 +65,26 @@ func (s *lessor) over(unsure bool, cause error) error {
 	return s.t.r.notOwner()
 }
 
-// drain takes in nothing more, and logs what is left of each lease, so that the
-// next owner counts from there.
-func (s *lessor) drain(ctx context.Context) error {
+// drain takes in nothing more, and logs what is left of each lease (note), so that
+// the next owner counts from there.
+func (s *lessor) drain(ctx context.Context, slack time.Duration) error {
+	if err := s.note(ctx, slack); err != nil {
+		return err
+	}
+	select {
+	case <-s.loaded:
+	default:
+		return nil
+	}
+	s.mu.Lock()
+	s.mu.stopped = true
+	s.mu.Unlock()
+	return s.settle(ctx)
+}
+
+// note logs what is left of each lease, but for those of which the log says less than
+// slack too much: so much longer they may live.
+func (s *lessor) note(ctx context.Context, slack time.Duration) error {
 	select {
 	case <-s.loaded:
 	default:
@@ -75,7 +93,7 @@ func (s *lessor) drain(ctx context.Context) error {
 	var all []*lease
 	s.mu.Lock()
 	for _, l := range s.mu.leases {
-		if !l.ending {
+		if !l.ending && (slack == 0 || remaining(l.record)-l.end.Sub(s.now()) >= slack) {
 			l.checkpointing = true
 			all = append(all, l)
 		}
@@ -89,10 +107,7 @@ func (s *lessor) drain(ctx context.Context) error {
 			return fmt.Errorf("checkpoint leases: %w", err)
 		}
 	}
-	s.mu.Lock()
-	s.mu.stopped = true
-	s.mu.Unlock()
-	return s.settle(ctx)
+	return nil
 }
 
 // settle waits until nothing is in line.
