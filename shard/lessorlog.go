@@ -94,15 +94,18 @@ func (s *lessor) note(ctx context.Context, slack time.Duration) error {
 	s.mu.Lock()
 	for _, l := range s.mu.leases {
 		if !l.ending && (slack == 0 || remaining(l.record)-l.end.Sub(s.now()) >= slack) {
-			l.checkpointing = true
 			all = append(all, l)
 		}
 	}
 	s.mu.Unlock()
-	for len(all) > 0 {
-		n := min(len(all), maxLeaseChange)
-		s.checkpoint(all[:n])
-		all = all[n:]
+	for some := range slices.Chunk(all, maxLeaseChange) {
+		// Only those that are on their way: the tenure may go on after an error.
+		s.mu.Lock()
+		for _, l := range some {
+			l.checkpointing = true
+		}
+		s.mu.Unlock()
+		s.checkpoint(some)
 		if err := s.settle(ctx); err != nil {
 			return fmt.Errorf("checkpoint leases: %w", err)
 		}
