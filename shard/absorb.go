@@ -60,7 +60,7 @@ func (r *Replica) Absorb(ctx context.Context, attempt uint64, spared bool) error
 	if t.served.Load().Overlaps(keyspace.Leases()) {
 		// They go on in a new tenure, from what is left of them now. From here on there
 		// is no way back into this one.
-		if err := t.lessor.drain(ctx, 0); err != nil {
+		if _, err := t.lessor.drain(ctx, 0); err != nil {
 			t.end()
 			return fail(err)
 		}

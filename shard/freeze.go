@@ -18,10 +18,6 @@ const (
 	// quietPatience bounds what comes after the owner has stopped serving.
 	quietPatience = time.Second
 	settlePace    = 2 * time.Millisecond
-	// leaseSlack is how much longer leases may live by a merge. What is left of all of
-	// them is logged while the shard is served still; what was logged within this time is
-	// not logged again after.
-	leaseSlack = 3 * time.Second
 )
 
 // ErrFreezeAborted wraps the reason why a freeze was given up before it was
@@ -31,13 +27,14 @@ var ErrFreezeAborted = errors.New("freeze was given up before it was proposed")
 // Freeze makes the shard, on its owner, ready to be absorbed by its left neighbour.
 // right is its descriptor as the merge was decided on.
 //
-//  1. What is left of each lease is checkpointed, which takes its time where there
-//     are many.
+//  1. What is left of each lease is checkpointed while the shard is served still, which
+//     takes its time where there are many.
 //  2. The whole span is latched for writing: whatever was using it ends first.
 //     Transactions over several shards that are anchored here are settled.
 //  3. The tenure stops serving. From here on it never serves again, whatever comes
 //     of the freeze.
-//  4. What is left in the pipeline and with the leases goes into the log.
+//  4. What is left in the pipeline and with the leases goes into the log: of the leases,
+//     those of which it says too much by now (leaseSlack).
 //  5. Freeze is proposed, again if need be: in one epoch it applies once.
 //
 // After an error that does not wrap ErrFreezeAborted the freeze may have applied or
@@ -54,7 +51,7 @@ func (r *Replica) Freeze(ctx context.Context, attempt, left uint64, right *kvdpb
 		return abort(&RejectedError{Rejection: MergePending})
 	}
 	c := &kvdpb.ShardFreeze{Epoch: t.epoch, Attempt: attempt, Left: left, Start: right.GetStart(), End: right.GetEnd()}
-	if err := t.lessor.note(ctx, leaseSlack); err != nil {
+	if _, err := t.lessor.note(ctx, 0); err != nil {
 		return abort(err)
 	}
 	patient, cancel := context.WithTimeout(ctx, r.cfg.waits.freeze)
@@ -72,7 +69,7 @@ func (r *Replica) Freeze(ctx context.Context, attempt, left uint64, right *kvdpb
 	if err != nil {
 		return abort(err)
 	}
-	if err := t.quiet(ctx); err != nil {
+	if err := t.quiet(ctx, attempt); err != nil {
 		t.end()
 		return abort(err)
 	}
@@ -129,10 +126,12 @@ func (x *parts) settled(ctx context.Context) error {
 }
 
 // quiet brings what the tenure has taken in before it stopped serving into the log.
-func (t *tenure) quiet(ctx context.Context) error {
+func (t *tenure) quiet(ctx context.Context, attempt uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, t.r.cfg.waits.quiet)
 	defer cancel()
-	if err := t.lessor.drain(ctx, leaseSlack); err != nil {
+	tooMuch, err := t.lessor.drain(ctx, t.r.slack.left(attempt))
+	t.r.slack.spend(attempt, tooMuch)
+	if err != nil {
 		return err
 	}
 	for !t.pipeline.idle() {

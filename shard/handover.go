@@ -35,7 +35,7 @@ func (r *Replica) Release(ctx context.Context, to uint64, settled func(ctx conte
 	if t == nil || !t.serves() {
 		return nil
 	}
-	if err := t.lessor.drain(ctx, 0); err != nil {
+	if _, err := t.lessor.drain(ctx, 0); err != nil {
 		// Their next owner counts from the checkpoints before.
 		r.log.Info("leases could not be checkpointed before the hand-over", zap.Error(err))
 	}

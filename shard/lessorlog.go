@@ -67,34 +67,40 @@ func (s *lessor) over(unsure bool, cause error) error {
 
 // drain takes in nothing more, and logs what is left of each lease (note), so that
 // the next owner counts from there.
-func (s *lessor) drain(ctx context.Context, slack time.Duration) error {
-	if err := s.note(ctx, slack); err != nil {
-		return err
+func (s *lessor) drain(ctx context.Context, slack time.Duration) (tooMuch time.Duration, err error) {
+	if tooMuch, err = s.note(ctx, slack); err != nil {
+		return tooMuch, err
 	}
 	select {
 	case <-s.loaded:
 	default:
-		return nil
+		return tooMuch, nil
 	}
 	s.mu.Lock()
 	s.mu.stopped = true
 	s.mu.Unlock()
-	return s.settle(ctx)
+	return tooMuch, s.settle(ctx)
 }
 
 // note logs what is left of each lease, but for those of which the log says less than
-// slack too much: so much longer they may live.
-func (s *lessor) note(ctx context.Context, slack time.Duration) error {
+// slack too much: so much longer they may live. tooMuch is the most that it says too
+// much of one of those.
+func (s *lessor) note(ctx context.Context, slack time.Duration) (tooMuch time.Duration, err error) {
 	select {
 	case <-s.loaded:
 	default:
-		return nil
+		return 0, nil
 	}
 	var all []*lease
 	s.mu.Lock()
 	for _, l := range s.mu.leases {
-		if !l.ending && (slack == 0 || remaining(l.record)-l.end.Sub(s.now()) >= slack) {
+		if l.ending {
+			continue
+		}
+		if over := remaining(l.record) - l.end.Sub(s.now()); slack == 0 || over >= slack {
 			all = append(all, l)
+		} else {
+			tooMuch = max(tooMuch, over)
 		}
 	}
 	s.mu.Unlock()
@@ -107,10 +113,10 @@ func (s *lessor) note(ctx context.Context, slack time.Duration) error {
 		s.mu.Unlock()
 		s.checkpoint(some)
 		if err := s.settle(ctx); err != nil {
-			return fmt.Errorf("checkpoint leases: %w", err)
+			return tooMuch, fmt.Errorf("checkpoint leases: %w", err)
 		}
 	}
-	return nil
+	return tooMuch, nil
 }
 
 // settle waits until nothing is in line.

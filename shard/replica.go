@@ -31,6 +31,8 @@ type Replica struct {
 
 	counters counters
 	samples  samples
+	// slack is what merges may let leases live longer.
+	slack slackBudget
 
 	mu struct {
 		sync.Mutex

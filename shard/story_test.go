@@ -397,6 +397,8 @@ func (s *story) await() string {
 				defer p.mu.Unlock()
 				return len(p.mu.queue) >= count
 			})
+		case "stopped":
+			until(s.t, "the owner to stop", func() bool { return n.replica.tenure.Load().frozen.Load() })
 		case "absorbing":
 			until(s.t, "an absorb in line", func() bool {
 				p := &n.replica.tenure.Load().pipeline

@@ -166,13 +166,9 @@ func (m *Manager) merge(left uint64) {
 			acted, err := m.mergeOnce(left)
 			if err != nil && m.ctx.Err() == nil {
 				m.log.Info("a step of a merge is tried again", zap.Uint64("shard", left), zap.Error(err))
-				wait := mergePause
-				if errors.Is(err, shard.ErrFreezeAborted) {
-					wait = freezePause
-				}
 				select {
 				case <-m.ctx.Done():
-				case <-time.After(wait):
+				case <-time.After(mergeRetry(err)):
 				}
 			}
 			m.mu.Lock()
@@ -193,6 +189,17 @@ const (
 	mergePause  = 50 * time.Millisecond
 	freezePause = 2 * time.Second
 )
+
+// mergeRetry is how long to leave a step alone that failed. A freeze that was given up
+// held requests up in vain, whether the shard had stopped by then or not, and would
+// again. One whose fate is not known is looked at soon: if it applied, the shard is
+// frozen.
+func mergeRetry(err error) time.Duration {
+	if errors.Is(err, shard.ErrFreezeAborted) {
+		return freezePause
+	}
+	return mergePause
+}
 
 // mergeOnce makes the next step of the merge into a shard.
 func (m *Manager) mergeOnce(left uint64) (acted bool, err error) {

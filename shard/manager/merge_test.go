@@ -1,6 +1,8 @@
 package manager
 
 import (
+	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,4 +57,9 @@ func TestDecideMerge(t *testing.T) {
 			require.Equal(t, c.want, decideMerge(v))
 		})
 	}
+}
+
+func TestMergeRetry(t *testing.T) {
+	require.Equal(t, freezePause, mergeRetry(fmt.Errorf("freeze: %w: %w", shard.ErrFreezeAborted, context.DeadlineExceeded)))
+	require.Equal(t, mergePause, mergeRetry(fmt.Errorf("freeze: %w", context.DeadlineExceeded)))
 }
