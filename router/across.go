@@ -62,8 +62,9 @@ type shardPart struct {
 	// of them that are there.
 	leases, attachable []int64
 
-	epoch   uint64
-	latched bool
+	epoch uint64
+	// asked: its latches were asked for, latched: and granted, in epoch.
+	asked, latched bool
 	// used: the evaluation looked at it, or has effects in it.
 	used     bool
 	effects  []*kvdpb.KeyEffect
@@ -231,6 +232,7 @@ func (a *across) latch(ctx context.Context) error {
 	for _, p := range a.parts {
 		m := a.request(p)
 		m.Step = &kvdpb.PartRequest_Latch{Latch: &kvdpb.PartLatch{Spans: p.spans, Reads: p.reads, Heads: p.heads, Leases: p.leases}}
+		p.asked = true
 		reply, err := a.r.part(ctx, p.hull, m, true)
 		if err != nil {
 			return err
@@ -354,10 +356,12 @@ func (a *across) narrow() {
 	a.release(unused)
 }
 
-// release gives up latches, in the background.
+// release gives up latches, in the background: also those that were asked for and may
+// have been granted unheard. A whole shard would else wait for them to expire, and so
+// would those who ask for them then.
 func (a *across) release(parts []*shardPart) {
 	for _, p := range parts {
-		if !p.latched {
+		if !p.asked {
 			continue
 		}
 		m := a.request(p)

@@ -49,7 +49,8 @@ import (
 //     as its own log says.
 //
 // Latches that nothing was prepared under belong to the coordinator as long as it
-// is heard of; after partPatience they are given up. A prepared part whose
+// is heard of; after partPatience they are given up. A coordinator that gives up lets
+// them go, also those that it has only asked for. A prepared part whose
 // decision does not come asks for it itself, and an anchor's owner sees to it
 // that records are forgotten (recover).
 //
@@ -187,10 +188,7 @@ func (t *tenure) doPart(req *Request) {
 	case *kvdpb.PartRequest_Touch:
 		x.doTouch(req)
 	case *kvdpb.PartRequest_Release:
-		if p := x.take(req); p != nil {
-			p.letGo()
-		}
-		t.replyPart(req, &kvdpb.PartReply{})
+		x.doRelease(req)
 	default:
 		req.Done(nil, rpctypes.ErrGRPCInvalidClientAPIVersion)
 	}
@@ -220,6 +218,29 @@ func (x *parts) take(req *Request) *part {
 		x.removeLocked(p)
 	}
 	return p
+}
+
+// doRelease lets go what the request's coordinator holds here, or is about to get. One
+// that gave up while it waited for its latches knows no epoch: they may be granted at
+// that very moment, and nobody would use them.
+func (x *parts) doRelease(req *Request) {
+	x.mu.Lock()
+	p := x.latchedLocked(req)
+	if p == nil && req.Part.GetEpoch() == 0 && !x.mu.closed {
+		if p = x.mu.byID[string(req.Part.GetTxn())]; p != nil && p.phase > partLatched {
+			p = nil
+		}
+	}
+	latched := p != nil && p.phase == partLatched
+	if p != nil {
+		// Of one that is not latched yet, begin finds that it is gone.
+		x.removeLocked(p)
+	}
+	x.mu.Unlock()
+	if latched {
+		p.letGo()
+	}
+	x.t.replyPart(req, &kvdpb.PartReply{})
 }
 
 func (x *parts) remove(p *part) {
@@ -357,6 +378,7 @@ func (p *part) begin() {
 	}
 	x.mu.Unlock()
 	if closed {
+		// The tenure is over, or the coordinator has given up.
 		p.w.t.latches.Release(&p.w.guard)
 		p.refuse(p.w.r.notOwner())
 		return

@@ -1097,7 +1097,8 @@ func (x *PartConfirm) GetReading() int64 {
 	return 0
 }
 
-// PartRelease gives up latches that nothing was prepared under.
+// PartRelease gives up latches that nothing was prepared under. Epoch 0 also stands for
+// latches that were asked for and may not have been granted yet.
 type PartRelease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
