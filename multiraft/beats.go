@@ -32,7 +32,7 @@ import (
 
 // beats withholds heartbeats of idle groups on one connection. It takes the time with each call and has no other clock.
 type beats struct {
-	// heartbeat, election and idleAfter are those of Config.
+	// heartbeat is the tick, election and idleAfter are those of Config.
 	heartbeat, election, idleAfter time.Duration
 	// sent holds what each follower was told last.
 	sent map[beatKey]beat

@@ -161,7 +161,7 @@ func (c *Config) fill() error {
 	return nil
 }
 
-// electionTicks is the election timeout in heartbeats.
+// electionTicks is the election timeout in ticks.
 func (c *Config) electionTicks() uint64 { return uint64(c.Election / c.tick()) }
 
 // tick is the step of raft's clock, at which leaders send heartbeats and election timers count: the heartbeat interval, or twice as much where

@@ -28,10 +28,9 @@ type Stats struct {
 	// ReadIndexesFailed and ReadIndexesRepeated those that failed and those that had
 	// to be asked for again.
 	ReadIndexes, ReadIndexesFailed, ReadIndexesRepeated uint64
-	// Heartbeats counts those that were sent, of reads included, Withheld the messages
-	// of idle groups that were not, Repeated those that were delivered here
-	// once more because their sender had fallen silent.
-	Heartbeats, Withheld, Repeated uint64
+	// Withheld counts the messages of idle groups that were not sent, Repeated those that
+	// were delivered here once more because their sender had fallen silent.
+	Withheld, Repeated uint64
 	// Restoring counts the replicas that are taking over a snapshot now, Restored
 	// the snapshots that were taken over.
 	Restoring int64
@@ -61,7 +60,7 @@ func (h *Host) Stats() Stats {
 	s := Stats{
 		Failed: c.failed.Load(), Applied: c.applied.Load(), SlowApplies: c.slowApplies.Load(), Applies: c.applies.Snapshot(),
 		ReadIndexes: c.reads.Load(), ReadIndexesFailed: c.readsFailed.Load(), ReadIndexesRepeated: c.readsRepeated.Load(),
-		Heartbeats: c.heartbeats.Load(), Withheld: c.withheld.Load(), Repeated: c.repeated.Load(),
+		Withheld: c.withheld.Load(), Repeated: c.repeated.Load(),
 		Restoring: c.restoring.Load(), Restored: c.restored.Load(),
 	}
 	// Settled is read first so that it never seems to be ahead.

@@ -25,19 +25,17 @@ type transport struct {
 	deployment uint64
 	preVote    bool
 	counters   *counters
-	// heartbeat is how often leaders send heartbeats: raft's tick.
-	heartbeat   time.Duration
-	repeatAfter time.Duration
-	election    time.Duration
-	idleAfter   time.Duration
-	log         *zap.Logger
+	log        *zap.Logger
 	// running tells whether a replica, or with 0 any replica of a shard, runs here.
 	running func(shard, replica uint64) bool
 
 	messages raftio.MessageHandler
 	chunks   raftio.ChunkHandler
 
-	echoes echoes
+	// repeats and beats are what each connection begins with.
+	repeats repeats
+	beats   beats
+	echoes  echoes
 	// repeating runs from Start until stop is closed.
 	repeating sync.WaitGroup
 	stop      chan struct{}
@@ -63,9 +61,10 @@ var (
 )
 
 func newTransport(cfg *Config, counters *counters, running func(shard, replica uint64) bool) *transport {
-	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, counters: counters, heartbeat: cfg.tick(), election: cfg.Election,
-		repeatAfter: repeatHeartbeats * cfg.Heartbeat,
-		idleAfter:   cfg.idleAfter, log: cfg.Logger, running: running, stop: make(chan struct{})}
+	t := &transport{mesh: cfg.Mesh, deployment: cfg.DeploymentID, preVote: cfg.PreVote, counters: counters, log: cfg.Logger, running: running,
+		stop: make(chan struct{})}
+	t.repeats = repeats{after: repeatHeartbeats * cfg.Heartbeat}
+	t.beats = beats{heartbeat: cfg.tick(), election: cfg.Election, idleAfter: cfg.idleAfter}
 	t.echoes.heartbeat, t.echoes.election = cfg.tick(), cfg.Election
 	t.echoes.runs = func(shard uint64) bool { return running(shard, 0) }
 	t.mu.senders = make(map[raftio.NodeInfo]uint64)
@@ -115,7 +114,7 @@ func (t *transport) Close() error {
 
 // repeatEchoes looks at each heartbeat for members that have fallen silent.
 func (t *transport) repeatEchoes() {
-	tick := time.NewTicker(t.heartbeat)
+	tick := time.NewTicker(t.echoes.heartbeat)
 	defer tick.Stop()
 	for {
 		select {
@@ -151,8 +150,7 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	if err := t.mesh.WaitConnected(ctx, to, peer.ChannelRaft); err != nil {
 		return nil, err
 	}
-	return &connection{t: t, to: to, repeats: repeats{after: t.repeatAfter},
-		beats: beats{heartbeat: t.heartbeat, election: t.election, idleAfter: t.idleAfter}}, nil
+	return &connection{t: t, to: to, repeats: t.repeats, beats: t.beats}, nil
 }
 
 func (t *transport) member(target string) (uint64, error) {

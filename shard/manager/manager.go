@@ -291,8 +291,11 @@ func (m *Manager) look(only uint64) (view, error) {
 		return v, nil // nothing of placement is known yet
 	}
 	running := *m.replicas.Load()
+	var busy map[uint64]bool
 	m.mu.Lock()
-	busy := maps.Clone(m.mu.busy)
+	if only == 0 {
+		busy = maps.Clone(m.mu.busy)
+	}
 	for p := range m.mu.found {
 		if l := running[p.shard]; (only == 0 || p.shard == only) && (l == nil || l.replica != p.replica) {
 			v.here = append(v.here, p)
@@ -313,7 +316,7 @@ func (m *Manager) look(only uint64) (view, error) {
 			continue
 		}
 		l := running[d.Shard]
-		if l == nil && only == 0 && busy[d.Shard] {
+		if l == nil && busy[d.Shard] {
 			v.local[d.Shard] = observed{busy: true}
 			continue
 		}
